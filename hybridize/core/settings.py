@@ -1,0 +1,62 @@
+"""The only file that reads environment variables; the table below is all of them.
+
+| variable | meaning |
+|---|---|
+| HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
+| HYBRIDIZE_THREADS | CPU threads that torch may use |
+| NO_COLOR | any value: print without colour |
+| RANK, LOCAL_RANK, WORLD_SIZE | set by torchrun: this process among all, on its node, their number |
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hybridize.core.errors import MachineError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the environment says."""
+
+    device: str | None
+    """Device to compute on; None means the best present."""
+    threads: int | None
+    """CPU threads; None leaves the choice to torch."""
+    color: bool
+    """Whether output may be coloured."""
+    rank: int
+    """Number of this process among all."""
+    local_rank: int
+    """Number of this process on its machine."""
+    world_size: int
+    """Number of processes."""
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the variables of the table above.
+
+    Raises:
+        MachineError: a variable that should hold a number holds something else.
+    """
+    values = os.environ if environment is None else environment
+    return Settings(
+        device=values.get("HYBRIDIZE_DEVICE") or None,
+        threads=_number(values, "HYBRIDIZE_THREADS", minimum=1),
+        color=not values.get("NO_COLOR"),
+        rank=_number(values, "RANK") or 0,
+        local_rank=_number(values, "LOCAL_RANK") or 0,
+        world_size=_number(values, "WORLD_SIZE", minimum=1) or 1,
+    )
+
+
+def _number(values: Mapping[str, str], name: str, minimum: int = 0) -> int | None:
+    text = values.get(name)
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < minimum:
+        raise MachineError(
+            f"environment variable {name} is {text!r}, not a whole number from {minimum} on. "
+            f"Set it again or unset it."
+        )
+    return int(text)
