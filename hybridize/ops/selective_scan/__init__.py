@@ -1,0 +1,48 @@
+"""Selective scan, the recurrence of Mamba (Gu and Dao 2023, arXiv 2312.00752, section 3).
+
+Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per channel.
+"""
+
+from torch import Tensor
+
+from hybridize.ops.selective_scan.chunked import selective_scan_chunked
+from hybridize.ops.selective_scan.reference import selective_scan_reference
+
+SHORT = 16
+"""Up to this many tokens the token loop is faster than two levels of chunks."""
+
+
+def selective_scan(
+    x_BTD: Tensor,
+    dt_BTD: Tensor,
+    A_DN: Tensor,
+    B_BTGN: Tensor,
+    C_BTGN: Tensor,
+    D_D: Tensor | None,
+    *,
+    segments_BT: Tensor | None = None,
+    state_BDN: Tensor | None = None,
+    form: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Run h' = exp(dt A) h + dt x B, y = C h' + D x, with one decay per channel and state.
+
+    Args:
+        x_BTD: values; channel d reads group d // (D / G) of B and C.
+        dt_BTD: step sizes, >= 0, float32 (bfloat16 rounds the small ones to nothing).
+        A_DN: decay rates per unit of dt, < 0, float32.
+        B_BTGN: where a token writes (a key).
+        C_BTGN: what a token reads (a query).
+        D_D: weight of the token's own value; None leaves it out.
+        segments_BT: document number per token, 0 for padding; None is one document per row.
+        state_BDN: state before the first token; None is zeros.
+        form: "reference" (token loop), "chunked" (two levels of loops) or "auto".
+
+    Returns:
+        outputs (B, T, D) in the dtype of x, finite but meaningless at padding, and the state after the last token in
+        float32.
+    """
+    if form not in ("auto", "reference", "chunked"):
+        raise ValueError(f"selective_scan has no form {form!r}; use auto, reference or chunked")
+    use_loop = form == "reference" or (form == "auto" and x_BTD.shape[1] <= SHORT)
+    run = selective_scan_reference if use_loop else selective_scan_chunked
+    return run(x_BTD, dt_BTD, A_DN, B_BTGN, C_BTGN, D_D, segments_BT=segments_BT, state_BDN=state_BDN)
