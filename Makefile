@@ -1,0 +1,31 @@
+# Set up .venv and run; every line here is also given as plain pip and hybridize lines in the README.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo full test test-slow lint teacher
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/hybridize run tiny
+
+full: $(INSTALLED)
+	$(BIN)/hybridize run tiny-full
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+teacher: $(INSTALLED)
+	$(BIN)/python scripts/train_teacher.py --out build/teacher

@@ -1,0 +1,1 @@
+"""Answer problems by generation and score the answers; shared by importance and evaluation."""
