@@ -1,0 +1,147 @@
+"""Losses from hidden states: their values, their gradients, and that chunks change nothing."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, kl_divergence
+
+from hybridize.ops.divergence import (
+    Head,
+    Term,
+    cross_entropy,
+    forward_kl,
+    head_losses,
+    js,
+    reverse_kl,
+)
+
+N, D, V = 13, 6, 11
+LOSSES = [reverse_kl, forward_kl, js, cross_entropy]
+
+
+@pytest.fixture
+def case():
+    make = torch.Generator().manual_seed(0)
+
+    def draw(*shape, scale=1.0):
+        return scale * torch.randn(*shape, generator=make, dtype=torch.float64)
+
+    return {
+        "hidden_ND": draw(N, D).requires_grad_(),
+        "weight_VD": draw(V, D).requires_grad_(),
+        "bias_V": draw(V).requires_grad_(),
+        "teacher_hidden_ND": draw(N, D + 1),
+        "teacher_weight_VD": draw(V, D + 1),
+        "targets_N": torch.randint(V, (N,), generator=make),
+    }
+
+
+def losses(case, terms, chunk_tokens=None):
+    return head_losses(
+        case["hidden_ND"],
+        Head(case["weight_VD"], case["bias_V"]),
+        terms,
+        teacher_hidden_ND=case["teacher_hidden_ND"],
+        teacher_head=Head(case["teacher_weight_VD"]),
+        targets_N=case["targets_N"],
+        chunk_tokens=chunk_tokens,
+    )
+
+
+def reference(case, loss, temperature=1.0):
+    """The same sums by torch.distributions and recorded gradients, all logits at once."""
+    logits_NV = case["hidden_ND"] @ case["weight_VD"].T + case["bias_V"]
+    student = Categorical(logits=logits_NV / temperature)
+    teacher = Categorical(
+        logits=case["teacher_hidden_ND"] @ case["teacher_weight_VD"].T / temperature
+    )
+    if loss is reverse_kl:
+        return kl_divergence(student, teacher).sum()
+    if loss is forward_kl:
+        return kl_divergence(teacher, student).sum()
+    if loss is cross_entropy:
+        return -student.log_prob(case["targets_N"]).sum()
+    mixture = Categorical(probs=(student.probs + teacher.probs) / 2)
+    return (kl_divergence(student, mixture) + kl_divergence(teacher, mixture)).sum() / 2
+
+
+def gradients(case, value):
+    return torch.autograd.grad(value, [case["hidden_ND"], case["weight_VD"], case["bias_V"]])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("chunk_tokens", [None, 1, 4, 13])
+def test_values_and_gradients_equal_torch_distributions(case, loss, temperature, chunk_tokens):
+    total, sums = losses(case, [Term(loss, 1.0, temperature)], chunk_tokens)
+    expected = reference(case, loss, temperature)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(sums[0], expected)
+    torch.testing.assert_close(gradients(case, 3 * total), gradients(case, 3 * expected))
+
+
+def test_gradients_agree_with_finite_differences(case):
+    terms = [Term(reverse_kl, 0.5, 2.0), Term(js, 0.3), Term(cross_entropy, 0.2)]
+
+    def total(hidden_ND, weight_VD, bias_V):
+        changed = {"hidden_ND": hidden_ND, "weight_VD": weight_VD, "bias_V": bias_V}
+        return losses({**case, **changed}, terms, 5)[0]
+
+    inputs = (case["hidden_ND"], case["weight_VD"], case["bias_V"])
+    assert torch.autograd.gradcheck(total, inputs)
+
+
+def test_a_mixture_is_the_weighted_sum_and_weight_zero_only_measures(case):
+    total, sums = losses(case, [Term(reverse_kl, 0.7), Term(forward_kl, 0.3), Term(js, 0.0)], 4)
+    expected = 0.7 * reference(case, reverse_kl) + 0.3 * reference(case, forward_kl)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(sums[2], reference(case, js).detach())
+    torch.testing.assert_close(gradients(case, total), gradients(case, expected))
+
+
+def test_no_divergence_from_itself(case):
+    same = {
+        **case,
+        "teacher_hidden_ND": case["hidden_ND"].detach(),
+        "teacher_weight_VD": case["weight_VD"].detach(),
+        "bias_V": None,
+    }
+    total, sums = losses(same, [Term(reverse_kl), Term(forward_kl), Term(js)])
+    assert sums.abs().max() < 1e-12
+    (gradient_ND,) = torch.autograd.grad(total, [case["hidden_ND"]])
+    assert gradient_ND.abs().max() < 1e-12
+
+
+def test_a_frozen_head_and_evaluation_get_no_gradient(case):
+    frozen = {**case, "weight_VD": case["weight_VD"].detach(), "bias_V": None}
+    losses(frozen, [Term(reverse_kl)])[0].backward()
+    assert case["hidden_ND"].grad is not None
+    with torch.no_grad():
+        total, _ = losses(case, [Term(reverse_kl)])
+    assert not total.requires_grad
+    torch.testing.assert_close(total, reference(case, reverse_kl).detach())
+
+
+def test_no_tokens_cost_nothing(case):
+    none = {
+        name: value[:0] if name.endswith(("hidden_ND", "targets_N")) else value
+        for name, value in case.items()
+    }
+    total, sums = losses(none, [Term(cross_entropy)])
+    assert total == 0 and sums.tolist() == [0.0]
+    total.backward()
+    assert case["weight_VD"].grad.abs().max() == 0
+
+
+def test_autocast_rounds_the_products_and_nothing_else(case):
+    single = {
+        name: value.float().detach().requires_grad_() if value.is_floating_point() else value
+        for name, value in case.items()
+    }
+    exact = reference(single, reverse_kl)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = losses(single, [Term(reverse_kl)])
+    assert total.dtype == torch.float32
+    assert 0 < abs(total - exact) / exact < 0.02
+    (gradient_ND,) = torch.autograd.grad(total, [single["hidden_ND"]])
+    (expected_ND,) = torch.autograd.grad(exact, [single["hidden_ND"]])
+    assert (gradient_ND - expected_ND).norm() / expected_ND.norm() < 0.03
