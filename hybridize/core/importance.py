@@ -17,7 +17,7 @@ class LayerScore:
     layer: int
     """Layer, counted from 0."""
     score: float
-    """Importance in the unit of the metric (nats a token for kl, share of problems for accuracy)."""
+    """Importance in the unit of the metric: nats a token for kl, a share for accuracy."""
     standard_error: float | None = None
     """Standard error of `score`; None when it was not estimated."""
     score_before: float | None = None

@@ -1,4 +1,4 @@
-"""Layout: which mixer sits in which layer; converted, compared, counted, printed and parsed here."""
+"""Layout: which mixer sits in which layer: convert, compare, count, print and parse."""
 
 import re
 from collections.abc import Iterable

@@ -99,7 +99,7 @@ def _parse(value: str | int, suffixes: dict[str, int], unit: str, example: str) 
 
 def _format(amount: int, suffixes: dict[str, int]) -> str:
     for suffix, size in reversed(suffixes.items()):
-        if amount and amount % size == 0 or amount >= size and amount * 1000 % size == 0:
+        if amount >= size and amount * 1000 % size == 0:
             return f"{(Decimal(amount) / size).normalize():f}{suffix}"
     return f"{amount}{next(iter(suffixes))}"
 

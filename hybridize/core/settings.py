@@ -5,7 +5,7 @@
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
 | NO_COLOR | any value: print without colour |
-| RANK, LOCAL_RANK, WORLD_SIZE | set by torchrun: this process among all, on its node, their number |
+| RANK, LOCAL_RANK, WORLD_SIZE | set by torchrun: process among all, on its node, how many |
 """
 
 import os

@@ -1,0 +1,195 @@
+"""Checks across the sections of a recipe: can this plan be carried out at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hybridize.core.catalog import did_you_mean, known_names
+from hybridize.core.document import KeyPath
+from hybridize.core.sections import Jsonl, Stage, Training
+
+if TYPE_CHECKING:
+    from hybridize.core.recipe import Recipe
+
+Problem = tuple[KeyPath, str]
+RESERVED = ("teacher", "sft", "merge")
+
+
+def check_recipe(recipe: Recipe) -> Iterator[Problem]:
+    """List what cannot be carried out: the path of a value, and a sentence about it."""
+    yield from _check_names(recipe)
+    yield from _check_data(recipe)
+    yield from _check_importance(recipe)
+    yield from _check_stages(recipe)
+    yield from _check_sft(recipe)
+    yield from _check_merge(recipe)
+
+
+def _check_names(recipe: Recipe) -> Iterator[Problem]:
+    yield from _check_known(("mixer", "kind"), recipe.mixer.kind, "mixers", "attention")
+    yield from _check_losses(("distill", "loss"), recipe.distill.loss)
+    for i, stage in enumerate(recipe.stages):
+        yield from _check_losses(("stages", i, "loss"), stage.loss)
+    if recipe.evaluate:
+        yield from _check_known(("evaluate", "suite"), recipe.evaluate.suite, "suites")
+    if recipe.merge:
+        yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
+
+
+def _check_losses(path: KeyPath, loss: dict[str, float]) -> Iterator[Problem]:
+    if not loss:
+        yield path, "the loss is empty. Give at least one, e.g. {reverse_kl: 1.0}."
+    for name in loss:
+        yield from _check_known((*path, name), name, "losses")
+
+
+def _check_known(path: KeyPath, name: str, kind: str, but: str = "") -> Iterator[Problem]:
+    """Check a name against a dictionary; `package.module:Name` is a plugin and always allowed."""
+    known = tuple(entry for entry in known_names(kind) if entry != but)
+    if known and ":" not in name and name not in known:
+        hint = did_you_mean(name, known)
+        yield (
+            path,
+            f"{name!r} is not one of the {kind}. {hint}Known: {', '.join(known)}; "
+            "or package.module:Name of your own.",
+        )
+
+
+def _check_data(recipe: Recipe) -> Iterator[Problem]:
+    data = recipe.data
+    sources = {("data", "train"): data.train, ("data", "heldout"): data.heldout}
+    if recipe.sft:
+        sources["sft", "data"] = recipe.sft.data
+    for path, source in sources.items():
+        if isinstance(source, Jsonl):
+            yield from _check_jsonl(path, source)
+    if data.heldout is None:
+        yield ("data",), "data.heldout is missing: a file has no held-out part. Add it."
+
+
+def _check_jsonl(path: KeyPath, source: Jsonl) -> Iterator[Problem]:
+    forms = [form for form in ("text", "prompt", "completion", "messages") if getattr(source, form)]
+    if forms not in (["text"], ["prompt", "completion"], ["messages"]):
+        given = " and ".join(forms) or "no key"
+        yield (
+            path,
+            f"{'.'.join(map(str, path))} gives {given}. Give one form: text, or prompt and "
+            "completion, or messages.",
+        )
+
+
+def _check_importance(recipe: Recipe) -> Iterator[Problem]:
+    methods: set[str] = set()
+    for i, entry in enumerate(recipe.importance):
+        if entry.method in methods:
+            yield ("importance", i), f"{entry.method} is listed twice. Remove one of them."
+        methods.add(entry.method)
+
+
+def _check_stages(recipe: Recipe) -> Iterator[Problem]:
+    counts = {"teacher": 0}
+    methods: list[str] = [entry.method for entry in recipe.importance]
+    for i, stage in enumerate(recipe.stages):
+        here: KeyPath = ("stages", i)
+        if stage.name in counts or stage.name in RESERVED:
+            taken = "taken" if stage.name in counts and stage.name != "teacher" else "reserved"
+            yield (*here, "name"), f"the stage name {stage.name} is {taken}. Choose another."
+        if stage.start_from not in counts:
+            earlier = ", ".join(counts)
+            yield (
+                (*here, "start_from"),
+                f"stage {stage.name} starts from {stage.start_from!r}, which is no earlier stage. "
+                f"Earlier: {earlier}.",
+            )
+        start = counts.get(str(stage.start_from), 0)
+        if stage.converted <= start:
+            yield (
+                (*here, "converted"),
+                f"stage {stage.name} converts {stage.converted} layers in all, but "
+                f"{stage.start_from} has {start} already. Set converted to {start + 1} or more.",
+            )
+        yield from _check_rank(here, stage, methods)
+        yield from _check_training(here, stage.name, stage, stage.tokens, recipe)
+        counts[stage.name] = stage.converted
+
+
+def _check_rank(here: KeyPath, stage: Stage, methods: list[str]) -> Iterator[Problem]:
+    if stage.rank_by in methods:
+        return
+    if stage.rank_by:
+        yield (
+            (*here, "rank_by"),
+            f"stage {stage.name} ranks by {stage.rank_by}, which importance does not list. "
+            f"Add {{method: {stage.rank_by}}} to importance.",
+        )
+        return
+    what = f"one of {', '.join(methods)}" if methods else "leave_one_out, and list it in importance"
+    yield here, f"stage {stage.name} does not say how to choose layers. Set rank_by: {what}."
+
+
+def _check_training(
+    here: KeyPath, name: str, training: Training, tokens: int, recipe: Recipe
+) -> Iterator[Problem]:
+    per_step, length = training.tokens_per_step, recipe.data.sequence_length
+    if per_step > tokens:
+        yield (
+            (*here, "tokens"),
+            f"{name} has a budget of {tokens} tokens, less than one step of {per_step}. "
+            "Raise tokens or lower tokens_per_step.",
+        )
+    if per_step % length:
+        yield (
+            (*here, "tokens_per_step"),
+            f"{name} takes {per_step} tokens a step, which are no whole rows of "
+            f"{length} tokens (data.sequence_length). Take a multiple.",
+        )
+    schedule = training.schedule
+    if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:
+        yield (
+            (*here, "schedule"),
+            f"{name} warms up and decays for more than 100% of its budget. Lower one of them.",
+        )
+
+
+def _check_sft(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.sft is None:
+        return
+    names = [stage.name for stage in recipe.stages]
+    if recipe.sft.start_from not in [*names, "teacher"]:
+        yield (
+            ("sft", "start_from"),
+            f"sft starts from {recipe.sft.start_from!r}, which is no stage. "
+            f"Stages: {', '.join(names)}.",
+        )
+    yield from _check_training(("sft",), "sft", recipe.sft, recipe.sft.tokens, recipe)
+
+
+def _check_merge(recipe: Recipe) -> Iterator[Problem]:
+    merge = recipe.merge
+    if merge is None:
+        return
+    converted = {stage.name: stage.converted for stage in recipe.stages}
+    if recipe.sft:
+        converted["sft"] = converted.get(str(recipe.sft.start_from), 0)
+    for i, model in enumerate(merge.models):
+        if model not in converted:
+            yield (
+                ("merge", "models", i),
+                f"merge names {model!r}, which is not made. Models: {', '.join(converted)}.",
+            )
+    counts = {model: converted[model] for model in merge.models if model in converted}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{model} has {count}" for model, count in counts.items())
+        yield (
+            ("merge", "models"),
+            f"merge needs models of one layout, but {listed} converted layers. "
+            "Name models of the same stage.",
+        )
+    weights = merge.weights or ()
+    if len(weights) != len(merge.models) or sum(weights) <= 0:
+        yield (
+            ("merge", "weights"),
+            f"merge has {len(merge.models)} models and the weights {list(weights)}. "
+            "Give one weight a model, not all zero.",
+        )

@@ -1,0 +1,262 @@
+"""Plan: layouts and budgets of all stages, decided before training, with what they will cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from hybridize.core.artifacts import plain
+from hybridize.core.errors import RunError
+from hybridize.core.layout import Layout
+from hybridize.core.quantities import short_bytes, short_count, short_seconds
+from hybridize.core.recipe import Recipe
+from hybridize.core.shape import ModelShape
+
+STATE_BYTES = {"adamw": 12, "muon": 12}
+"""Bytes a trained weight takes beside itself: its float32 gradient and optimiser state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """What one stage will do."""
+
+    name: str
+    """Name of the stage and of its model."""
+    converted: int
+    """Converted layers after the stage, in all."""
+    tokens: int
+    """Budget, in tokens seen by the student."""
+    rank_by: str
+    """Method that chooses the layers."""
+    start_from: str
+    """Stage it goes on from, or `teacher`."""
+    layers: tuple[int, ...] | None = None
+    """Layers this stage converts; None until they are measured."""
+    layout: str | None = None
+    """Layout after the stage, printed; None until the layers are measured."""
+    parameters: int
+    """Parameters of the student."""
+    cache_bytes: int
+    """Bytes a sequence of the largest trained length keeps for decoding."""
+    flops: float
+    """FLOPs of training: student forward and backward, teacher forward."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Plan:
+    """The stages of one recipe on one teacher."""
+
+    name: str
+    """Name of the run."""
+    teacher: ModelShape
+    """Geometry of the teacher."""
+    mixer: str
+    """Mixer that takes the place of attention."""
+    mixer_options: Mapping[str, Any]
+    """Its options."""
+    sequence_length: int
+    """Tokens in a row of the training data."""
+    stages: tuple[StagePlan, ...]
+    """One entry a stage, in order."""
+    sft_tokens: int = 0
+    """Budget of fine-tuning."""
+    sft_flops: float = 0.0
+    """FLOPs of fine-tuning."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all stages and of fine-tuning."""
+        return sum(stage.tokens for stage in self.stages) + self.sft_tokens
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all stages and of fine-tuning."""
+        return sum(stage.flops for stage in self.stages) + self.sft_flops
+
+    def seconds(self, flops_per_second: float) -> float:
+        """Estimate the training time on a machine that sustains `flops_per_second`."""
+        return self.flops / flops_per_second
+
+    def stage(self, name: str) -> StagePlan:
+        """Return a stage by name.
+
+        Raises:
+            RunError: no such stage.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        names = ", ".join(stage.name for stage in self.stages)
+        raise RunError(f"plan of {self.name}: no stage {name!r}. Stages: {names}.")
+
+    def layout_of(self, name: str) -> Layout | None:
+        """Return the layout of a stage or of `teacher`; None until its layers are measured."""
+        if name == "teacher":
+            return self.teacher.layout()
+        text = self.stage(name).layout
+        return Layout.parse(text) if text else None
+
+    def with_layers(self, name: str, layers: Sequence[int]) -> Self:
+        """Return the plan with the layers that stage `name` converts decided.
+
+        Raises:
+            RunError: the stage it starts from is not decided, or the number of layers is not the
+                planned one, or a layer is converted already.
+        """
+        stage = self.stage(name)
+        before = self.layout_of(stage.start_from)
+        if before is None:
+            raise RunError(f"stage {name} starts from {stage.start_from}, which has no layout yet.")
+        layout = before.convert(layers, to=self.mixer)
+        if len(layout.converted) != stage.converted or set(layers) & set(before.converted):
+            raise RunError(
+                f"stage {name} is to have {stage.converted} converted layers, but converting "
+                f"{list(layers)} of {before} gives {layout}. Choose unconverted layers."
+            )
+        decided = replace(stage, layers=tuple(layers), layout=str(layout))
+        stages = tuple(decided if entry.name == name else entry for entry in self.stages)
+        return replace(self, stages=stages)
+
+    def text(self, flops_per_second: float | None = None) -> str:
+        """Print the plan: the teacher, a row a stage, and the sum."""
+        shape = self.teacher
+        options = {self.mixer: self.mixer_options}
+        rows = [("stage", "converted", "from", "tokens", "parameters", "cache", "FLOPs", "layout")]
+        before = shape.layout()
+        teacher_cache = shape.cache_bytes(before, self.sequence_length, options=options)
+        rows.append(
+            ("teacher", "0", "", "", short_count(shape.parameters()), short_bytes(teacher_cache))
+            + ("", str(before))
+        )
+        for stage in self.stages:
+            rows.append(
+                (
+                    stage.name,
+                    str(stage.converted),
+                    stage.start_from,
+                    short_count(stage.tokens),
+                    short_count(stage.parameters),
+                    short_bytes(stage.cache_bytes),
+                    f"{stage.flops:.2g}",
+                    stage.layout or f"decided by {stage.rank_by}",
+                )
+            )
+        if self.sft_tokens:
+            rows.append(
+                ("sft", "", "", short_count(self.sft_tokens), "", "", f"{self.sft_flops:.2g}", "")
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        total = f"in all: {short_count(self.tokens)} tokens, {self.flops:.2g} FLOPs"
+        if flops_per_second:
+            total += (
+                f", about {short_seconds(self.seconds(flops_per_second))} "
+                f"at {short_count(flops_per_second)}FLOP/s"
+            )
+        cache = f"cache: one sequence of {self.sequence_length} tokens, bfloat16 (states float32)"
+        return "\n".join([*lines, total, cache])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    __repr__ = __str__
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain value that `from_json` reads back."""
+        value: dict[str, Any] = plain(self)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RunError: a key is missing or not known.
+        """
+        try:
+            stages = tuple(
+                StagePlan(**{**entry, "layers": _tuple(entry["layers"])})
+                for entry in value["stages"]
+            )
+            shape = ModelShape.from_json(value["teacher"])
+            return cls(**{**value, "stages": stages, "teacher": shape})
+        except (KeyError, TypeError) as error:
+            raise RunError(f"not a plan file ({error}). Make it again with `plan`.") from error
+
+
+def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
+    """Lay out the stages of `recipe` on a teacher of `shape`; layers are decided later.
+
+    The costs count which layers are converted, not where they are: all layers are alike.
+
+    Raises:
+        RecipeError: a stage converts more layers than there are, or rows exceed the positions.
+    """
+    options = {recipe.mixer.kind: recipe.mixer.options}
+    length = recipe.data.sequence_length
+    if length > shape.max_positions:
+        raise recipe.error(
+            "data.sequence_length",
+            f"rows of {length} tokens, but the teacher has {shape.max_positions} positions. "
+            f"Set data.sequence_length to at most {shape.max_positions}.",
+        )
+    forward = shape.flops_per_token(context=length // 2)
+    stages = []
+    flops_of = {"teacher": forward}
+    for stage in recipe.stages:
+        if stage.converted > shape.num_layers:
+            raise recipe.error(
+                f"stages.{stage.name}.converted",
+                f"stage {stage.name} converts {stage.converted} layers, but the teacher has "
+                f"{shape.num_layers}. Set converted to at most {shape.num_layers}, or check "
+                "teacher.model.",
+            )
+        layout = shape.layout().convert(range(stage.converted), to=recipe.mixer.kind)
+        flops_of[stage.name] = shape.flops_per_token(layout, length // 2, options)
+        stages.append(
+            StagePlan(
+                name=stage.name,
+                converted=stage.converted,
+                tokens=stage.tokens,
+                rank_by=str(stage.rank_by),
+                start_from=str(stage.start_from),
+                parameters=shape.parameters(layout, options),
+                cache_bytes=shape.cache_bytes(layout, length, options=options),
+                flops=stage.tokens * (3 * flops_of[stage.name] + forward),
+            )
+        )
+    sft = recipe.sft
+    return Plan(
+        name=recipe.name,
+        teacher=shape,
+        mixer=recipe.mixer.kind,
+        mixer_options=dict(recipe.mixer.options),
+        sequence_length=length,
+        stages=tuple(stages),
+        sft_tokens=sft.tokens if sft else 0,
+        sft_flops=3.0 * sft.tokens * flops_of[str(sft.start_from)] if sft else 0.0,
+    )
+
+
+def training_bytes(recipe: Recipe, shape: ModelShape) -> int:
+    """Estimate the memory of the largest stage: both models, gradients and optimiser state.
+
+    Activations are not counted: they grow with rows_per_microbatch x sequence_length.
+    """
+    size = {"float32": 4, "bfloat16": 2}[recipe.teacher.dtype]
+    options = {recipe.mixer.kind: recipe.mixer.options}
+    largest = shape.parameters() * size
+    for stage in recipe.stages:
+        layout = shape.layout().convert(range(stage.converted), to=recipe.mixer.kind)
+        student = shape.parameters(layout, options)
+        mixers = stage.converted * shape.mixer_parameters(recipe.mixer.kind, options)
+        trained = mixers if stage.train == ("mixer",) else student
+        state = trained * STATE_BYTES[stage.optimizer.name]
+        largest = max(largest, (shape.parameters() + student) * size + state)
+    return largest
+
+
+def _tuple(value: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if value is None else tuple(value)

@@ -1,0 +1,253 @@
+"""ModelShape: the geometry of a model read from its config.json; counts parameters, bytes, FLOPs.
+
+Mixer options are given as `{kind: {option: value}}`, with the option names of the recipe. A mixer
+that is not listed in `MIXER_COUNTS` (a plugin) is counted like the attention it replaces.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from hybridize.core.artifacts import read_json
+from hybridize.core.errors import ModelError
+from hybridize.core.layout import Layout
+
+Options = Mapping[str, Mapping[str, Any]]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"num_key_value_heads": 32, "use_sliding_window": False},
+    "qwen3": {"num_key_value_heads": 32, "use_sliding_window": False, "head_dim": 128},
+}
+"""The known families, and the values their config class gives to keys a config.json leaves out."""
+SHIPPED_TEACHER = Path(__file__).parent.parent / "assets" / "teacher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of a decoder-only transformer with a gated MLP."""
+
+    family: str
+    """llama, mistral, qwen2 or qwen3."""
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    tied: bool
+    """Whether the output head is the embedding."""
+    rope_theta: float
+    max_positions: int
+    window: int | None
+    """Tokens a sliding attention layer sees; None = all."""
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    """Whether queries and keys are normalised per head (qwen3)."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, name: str = "config.json") -> "ModelShape":
+        """Read a Hugging Face config, or the teacher inside the config of a student.
+
+        Raises:
+            ModelError: the family is not known, or a key is missing.
+        """
+        config = config.get("teacher", config)
+        family = config.get("model_type")
+        if family not in FAMILIES:
+            raise ModelError(
+                f"model {name}: {family!r} is not a known family (known: {', '.join(FAMILIES)}). "
+                "Choose a teacher of one of them, or add a family table."
+            )
+        config = {**FAMILIES[family], **config}
+        attention_bias = bool(config.get("attention_bias", False))
+        rope = config.get("rope_parameters") or {}
+        try:
+            num_heads = config["num_attention_heads"]
+            hidden_size = config["hidden_size"]
+            return cls(
+                family=family,
+                num_layers=config["num_hidden_layers"],
+                hidden_size=hidden_size,
+                num_heads=num_heads,
+                num_kv_heads=config.get("num_key_value_heads") or num_heads,
+                head_dim=config.get("head_dim") or hidden_size // num_heads,
+                ffn_size=config["intermediate_size"],
+                vocab_size=config["vocab_size"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+                max_positions=config["max_position_embeddings"],
+                window=_window(config),
+                qkv_bias=family == "qwen2" or (family != "mistral" and attention_bias),
+                o_bias=family in ("llama", "qwen3") and attention_bias,
+                mlp_bias=family == "llama" and bool(config.get("mlp_bias", False)),
+                qk_norm=family == "qwen3",
+            )
+        except KeyError as error:
+            raise ModelError(
+                f"model {name}: config.json has no {error}. Is this a {family} model folder?"
+            ) from error
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "ModelShape":
+        """Read `config.json` of a model folder; "shipped" is the teacher inside the package.
+
+        Raises:
+            ModelError: no such folder or no config in it, or not a model of a known family.
+        """
+        path = (SHIPPED_TEACHER if str(folder) == "shipped" else Path(folder)) / "config.json"
+        if not path.exists():
+            raise ModelError(f"model {folder}: there is no {path}. Check teacher.model.")
+        return cls.from_config(read_json(path), name=str(folder))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ModelShape":
+        """Read back what `hybridize.core.artifacts.plain` made of a shape."""
+        return cls(**{field.name: value[field.name] for field in fields(cls)})
+
+    def layout(self) -> Layout:
+        """Return the layout of the teacher: attention everywhere."""
+        return Layout.uniform(self.num_layers)
+
+    def parameters(self, layout: Layout | None = None, options: Options | None = None) -> int:
+        """Count parameters exactly; a tied head is counted once."""
+        layout = layout or self.layout()
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        mixers = sum(self.mixer_parameters(kind, options) for kind in layout.mixers)
+        return embeddings + self.hidden_size + self.num_layers * self._shell() + mixers
+
+    def mixer_parameters(self, kind: str, options: Options | None = None) -> int:
+        """Count the parameters of one mixer."""
+        return self._counts(kind, options).parameters
+
+    def cache_bytes(
+        self,
+        layout: Layout,
+        tokens: int,
+        *,
+        bytes_per_value: int = 2,
+        options: Options | None = None,
+    ) -> int:
+        """Count the bytes one sequence of `tokens` keeps for decoding: keys, values and states.
+
+        SSM states are float32; everything else takes `bytes_per_value`.
+        """
+        total = 0
+        for kind in layout.mixers:
+            counts = self._counts(kind, options)
+            seen = min(tokens, self.window or tokens) if kind == "sliding" else tokens
+            total += (counts.cached_per_token * seen + counts.conv_state) * bytes_per_value
+            total += counts.float32_state * 4
+        return total
+
+    def flops_per_token(
+        self, layout: Layout | None = None, context: int = 0, options: Options | None = None
+    ) -> float:
+        """Count FLOPs of one token's forward pass with `context` tokens visible to attention.
+
+        Two FLOPs a weight used in a matrix product; attention adds 4 x context x query width,
+        an SSM 6 a state value. Pass half the sequence length for the mean over a sequence.
+        """
+        layout = layout or self.layout()
+        dense = self.hidden_size * (self.vocab_size + 3 * self.ffn_size * self.num_layers)
+        mixing = 0
+        for kind in layout.mixers:
+            counts = self._counts(kind, options)
+            seen = min(context, self.window or context) if kind == "sliding" else context
+            scores = 4 * seen * self.query_size if counts.cached_per_token else 0
+            mixing += 2 * counts.parameters + scores + 6 * counts.float32_state
+        return float(2 * dense + mixing)
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.num_kv_heads * self.head_dim
+
+    def _shell(self) -> int:
+        """Count what a layer holds beside its mixer: two norms and the MLP."""
+        mlp_bias = 2 * self.ffn_size + self.hidden_size if self.mlp_bias else 0
+        return 2 * self.hidden_size + 3 * self.hidden_size * self.ffn_size + mlp_bias
+
+    def _counts(self, kind: str, options: Options | None) -> "MixerCounts":
+        count = MIXER_COUNTS.get(kind, _attention)
+        return count(self, (options or {}).get(kind, {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerCounts:
+    """Sizes of one mixer, in values."""
+
+    parameters: int
+    cached_per_token: int = 0
+    conv_state: int = 0
+    float32_state: int = 0
+
+
+def _attention(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
+    hidden, query, kv = shape.hidden_size, shape.query_size, shape.kv_size
+    biases = (query + 2 * kv if shape.qkv_bias else 0) + (hidden if shape.o_bias else 0)
+    norms = 2 * shape.head_dim if shape.qk_norm else 0
+    weights = hidden * (2 * query + 2 * kv)
+    return MixerCounts(parameters=weights + biases + norms, cached_per_token=2 * kv)
+
+
+def _mamba2(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
+    """Count the gated, grouped Mamba-2: in_proj makes z, x, B, C, dt; the conv spans x, B, C."""
+    inner = shape.query_size * int(options.get("expand", 1))
+    heads = shape.num_heads * int(options.get("expand", 1))
+    state = int(options.get("state_size") or shape.head_dim)
+    width = int(options.get("conv_width", 4))
+    groups = shape.num_heads * state
+    conv = inner + 2 * groups
+    in_proj = shape.hidden_size * (inner + conv + heads)
+    per_head = 3 * heads  # dt bias, A, D
+    parameters = in_proj + conv * (width + 1) + per_head + inner + inner * shape.hidden_size
+    return MixerCounts(
+        parameters=parameters,
+        conv_state=conv * (width - 1),
+        float32_state=inner * state,
+    )
+
+
+def _mamba1(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
+    """Count the grouped Mamba-1 of Apriel-H1: in_proj makes z, x, B, C; the conv spans x."""
+    inner, grouped, hidden = shape.query_size, shape.kv_size, shape.hidden_size
+    state = int(options.get("state_size") or 16)
+    width = int(options.get("conv_width", 4))
+    rank = int(options.get("dt_rank") or ceil(hidden / 16))
+    in_proj = hidden * (2 * inner + 2 * grouped)
+    step = hidden * rank + rank * inner + inner
+    parameters = in_proj + step + inner * (width + 1) + inner * state + inner + inner * hidden
+    return MixerCounts(
+        parameters=parameters, conv_state=inner * (width - 1), float32_state=inner * state
+    )
+
+
+def _identity(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
+    return MixerCounts(parameters=0)
+
+
+MIXER_COUNTS = {
+    "attention": _attention,
+    "sliding": _attention,
+    "mamba2": _mamba2,
+    "mamba1": _mamba1,
+    "identity": _identity,
+}
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    if config.get("use_sliding_window") is False:
+        return None
+    window = config.get("sliding_window")
+    return int(window) if window else None
