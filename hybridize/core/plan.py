@@ -11,8 +11,9 @@ from hybridize.core.quantities import short_bytes, short_count, short_seconds
 from hybridize.core.recipe import Recipe
 from hybridize.core.shape import ModelShape
 
-STATE_BYTES = {"adamw": 12, "muon": 12}
-"""Bytes a trained weight takes beside itself: its float32 gradient and optimiser state."""
+STATE_BYTES = 12
+"""Bytes a trained weight takes beside itself: float32 gradient and both moments of AdamW."""
+HEADER = ("stage", "converted", "from", "tokens", "parameters", "cache", "FLOPs", "layout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,32 +119,10 @@ class Plan:
 
     def text(self, flops_per_second: float | None = None) -> str:
         """Print the plan: the teacher, a row a stage, and the sum."""
-        shape = self.teacher
-        options = {self.mixer: self.mixer_options}
-        rows = [("stage", "converted", "from", "tokens", "parameters", "cache", "FLOPs", "layout")]
-        before = shape.layout()
-        teacher_cache = shape.cache_bytes(before, self.sequence_length, options=options)
-        rows.append(
-            ("teacher", "0", "", "", short_count(shape.parameters()), short_bytes(teacher_cache))
-            + ("", str(before))
-        )
-        for stage in self.stages:
-            rows.append(
-                (
-                    stage.name,
-                    str(stage.converted),
-                    stage.start_from,
-                    short_count(stage.tokens),
-                    short_count(stage.parameters),
-                    short_bytes(stage.cache_bytes),
-                    f"{stage.flops:.2g}",
-                    stage.layout or f"decided by {stage.rank_by}",
-                )
-            )
+        rows = [HEADER, self._teacher_row(), *(_row(stage) for stage in self.stages)]
         if self.sft_tokens:
-            rows.append(
-                ("sft", "", "", short_count(self.sft_tokens), "", "", f"{self.sft_flops:.2g}", "")
-            )
+            cost = (short_count(self.sft_tokens), "", "", f"{self.sft_flops:.2g}")
+            rows.append(("sft", "", "", *cost, ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -157,6 +136,12 @@ class Plan:
             )
         cache = f"cache: one sequence of {self.sequence_length} tokens, bfloat16 (states float32)"
         return "\n".join([*lines, total, cache])
+
+    def _teacher_row(self) -> tuple[str, ...]:
+        layout = self.teacher.layout()
+        parameters = short_count(self.teacher.parameters())
+        cache = short_bytes(self.teacher.cache_bytes(layout, self.sequence_length))
+        return ("teacher", "0", "", "", parameters, cache, "", str(layout))
 
     def __str__(self) -> str:
         return self.text()
@@ -184,6 +169,19 @@ class Plan:
             return cls(**{**value, "stages": stages, "teacher": shape})
         except (KeyError, TypeError) as error:
             raise RunError(f"not a plan file ({error}). Make it again with `plan`.") from error
+
+
+def _row(stage: StagePlan) -> tuple[str, ...]:
+    return (
+        stage.name,
+        str(stage.converted),
+        stage.start_from,
+        short_count(stage.tokens),
+        short_count(stage.parameters),
+        short_bytes(stage.cache_bytes),
+        f"{stage.flops:.2g}",
+        stage.layout or f"decided by {stage.rank_by}",
+    )
 
 
 def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
@@ -253,7 +251,7 @@ def training_bytes(recipe: Recipe, shape: ModelShape) -> int:
         student = shape.parameters(layout, options)
         mixers = stage.converted * shape.mixer_parameters(recipe.mixer.kind, options)
         trained = mixers if stage.train == ("mixer",) else student
-        state = trained * STATE_BYTES[stage.optimizer.name]
+        state = trained * STATE_BYTES
         largest = max(largest, (shape.parameters() + student) * size + state)
     return largest
 

@@ -39,7 +39,7 @@ def _rows(recipe: Recipe, path: KeyPath, value: Any) -> Iterator[tuple[str, str]
         for i, entry in enumerate(value):
             yield from _entry(recipe, (*path, i), entry, indent)
     else:
-        yield f"{indent}{key}: {_plain(value)}", recipe.origin(path)
+        yield f"{indent}{key}: {print_value(value)}", recipe.origin(path)
 
 
 def _lists_above(path: KeyPath) -> int:
@@ -62,7 +62,7 @@ def _entry(
             dash = ""
 
 
-def _plain(value: Any) -> str:
+def print_value(value: Any) -> str:
     """Print a value on one line so that YAML reads it back."""
     if isinstance(value, tuple):
         value = list(value)

@@ -1,13 +1,14 @@
 """What pydantic found wrong in a recipe, said in the user's words with the line it stands on."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from hybridize.core.catalog import did_you_mean
 from hybridize.core.document import Document, KeyPath, dotted, entry_name
 from hybridize.core.errors import RecipeError
+from hybridize.core.reference import bare, choices, field_texts, union_members
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -57,8 +58,8 @@ def locate(root: type[BaseModel], loc: KeyPath) -> tuple[KeyPath, type[BaseModel
     section: type[BaseModel] = root
     annotation: Any = root
     for key in loc:
-        annotation = _bare(annotation)
-        members = _members(annotation)
+        annotation = bare(annotation)
+        members = union_members(annotation)
         if members:
             annotation = members.get(key)
             continue
@@ -74,42 +75,6 @@ def locate(root: type[BaseModel], loc: KeyPath) -> tuple[KeyPath, type[BaseModel
             break
         path = (*path, key)
     return path, section, annotation
-
-
-def choices(annotation: Any) -> tuple[str, ...]:
-    """List the words a value may be: of a literal, or the tags of a union of sections."""
-    annotation = _bare(annotation)
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return tuple(str(tag) for tag in _members(annotation))
-
-
-def _bare(annotation: Any) -> Any:
-    """Strip `Annotated` and `| None`."""
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-            continue
-        arms = [arm for arm in _arms(annotation) if arm is not type(None)]
-        if len(arms) != 1:
-            return annotation
-        annotation = arms[0]
-
-
-def _arms(annotation: Any) -> tuple[Any, ...]:
-    kinds = (Union, type(int | str))
-    return get_args(annotation) if get_origin(annotation) in kinds else ()
-
-
-def _members(annotation: Any) -> Mapping[Any, type[BaseModel]]:
-    """Map tag -> section for a union of sections; empty for anything else."""
-    members = {}
-    for arm in _arms(annotation):
-        bare = _bare(arm)
-        if isinstance(bare, type) and issubclass(bare, BaseModel):
-            tag = next(iter(bare.model_fields.values()))
-            members[get_args(tag.annotation)[0]] = bare
-    return members
 
 
 def _sentence(
@@ -147,7 +112,7 @@ def _sentence(
 def _not_known(name: str, value: Any, annotation: Any) -> str:
     """Say that a word is none of the known ones; for a union, the word is that of its tag."""
     known = choices(annotation)
-    members = _members(_bare(annotation))
+    members = union_members(annotation)
     if members and not isinstance(value, dict):
         return f"{name} is {value!r}, but must be a mapping of settings."
     if members:
@@ -163,8 +128,6 @@ def _list(words: tuple[Any, ...]) -> str:
 
 
 def _meaning(section: type[BaseModel], name: str) -> str:
-    from hybridize.core.reference import field_texts
-
     text = field_texts(section).get(name)
     return f": {text[0].lower()}{text[1:]}" if text else "."
 
