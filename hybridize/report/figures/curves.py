@@ -1,0 +1,164 @@
+"""Figures of series: loss over cumulative tokens, speed and cache bytes over context length."""
+
+from collections.abc import Callable, Sequence
+
+from hybridize.report import units
+from hybridize.report.figures import chart, labels, svg
+from hybridize.report.tables import Row
+
+
+def distillation_curves(rows: Sequence[Row], width: int) -> str:
+    """Draw training loss over all stages on a log axis, a rule at each conversion.
+
+    Held-out points are rings. Rows: stage, cumulative_tokens, train, heldout (either may be None).
+    """
+    return _loss_curve(rows, width, "distillation", "reverse KL (nats per token)")
+
+
+def sft_curve(rows: Sequence[Row], width: int) -> str:
+    """Draw the loss of supervised fine-tuning; the rows are those of `distillation_curves`."""
+    return _loss_curve(rows, width, "sft", "loss (nats per token)")
+
+
+def _loss_curve(rows: Sequence[Row], width: int, name: str, quantity: str) -> str:
+    shown = [
+        value
+        for row in rows
+        for value in (row.get("train"), row.get("heldout"))
+        if isinstance(value, int | float) and value > 0
+    ]
+    tokens = [_number(row, "cumulative_tokens") for row in rows]
+    plot = chart.Plot(
+        58, 56, width - 72, 270,
+        chart.Scale(min(0.0, *tokens), max(tokens) * 1.01 or 1.0), chart.around(shown, "log"),
+    )  # fmt: skip
+    parts = chart.y_axis(plot, quantity, units.three_digits)
+    parts += chart.x_axis(plot, "tokens since the teacher", units.tokens_text)
+    stages = list(dict.fromkeys(str(row["stage"]) for row in rows))
+    starts = []
+    for stage in stages:
+        part = [row for row in rows if row["stage"] == stage]
+        starts.append(plot.px(_number(part[0], "stage_start")))
+        train = [row for row in part if _positive(row, "train")]
+        points = [plot.point(_number(r, "cumulative_tokens"), _number(r, "train")) for r in train]
+        parts.append(svg.path(points, "mamba-line"))
+        held = [row for row in part if _positive(row, "heldout")]
+        for row in held:
+            x, y = plot.point(_number(row, "cumulative_tokens"), _number(row, "heldout"))
+            parts.append(svg.circle(x, y, 4, "ring"))
+    gap = 8 + max(svg.text_width(stage) for stage in stages)
+    spread = labels.spread(starts, low=plot.left, high=plot.right - gap + 8, gap=gap)
+    for stage, x, label_x in zip(stages, starts, spread, strict=True):
+        parts.append(svg.line((x, plot.top - 2), (x, plot.bottom), "rule"))
+        parts.append(svg.line((x, plot.top - 2), (label_x, plot.top - 28), "leader"))
+        parts.append(svg.text(label_x, plot.top - 34, stage, "strong"))
+    return svg.document(
+        name=f"{name}-{width}",
+        title=f"{quantity} over training",
+        description="; ".join(_curve_words(stage, rows) for stage in stages),
+        extent=(width, plot.bottom + 44),
+        parts=parts,
+    )
+
+
+def _curve_words(stage: str, rows: Sequence[Row]) -> str:
+    part = [row for row in rows if row["stage"] == stage and _positive(row, "train")]
+    if not part:
+        return f"{stage}: held-out points only"
+    first, last = (units.three_digits(_number(row, "train")) for row in (part[0], part[-1]))
+    return f"{stage}: from {first} to {last} nats per token"
+
+
+def speed_and_memory(rows: Sequence[Row], width: int) -> str:
+    """Draw prefill speed, decode speed and cache bytes against context length, all log-log.
+
+    Rows: model, is_teacher, is_headline, context_tokens, prefill_tokens_per_second,
+    decode_tokens_per_second, cache_bytes.
+    """
+    panels: list[tuple[str, str, Callable[[float], str]]] = [
+        ("prefill_tokens_per_second", "prefill (tokens per second)", units.tokens_text),
+        ("decode_tokens_per_second", "decode (tokens per second)", units.tokens_text),
+        ("cache_bytes", "cache and state (bytes)", units.bytes_text),
+    ]
+    panels = [panel for panel in panels if any(_positive(row, panel[0]) for row in rows)]
+    across = 1 if width < 600 else len(panels)
+    parts: list[str] = []
+    top, bottom = 36.0, 0.0
+    for position, (key, name, form) in enumerate(panels):
+        panel_width = width / across
+        drawn, bottom = _speed_panel(
+            [row for row in rows if _positive(row, key)],
+            key=key,
+            name=name,
+            form=form,
+            corner=(panel_width * (position % across), top),
+            width=panel_width,
+        )
+        parts += drawn
+        if (position + 1) % across == 0:
+            top = bottom + 76
+    return svg.document(
+        name=f"speed-{width}",
+        title="Speed and memory against context length",
+        description="; ".join(_speed_words(rows, key, name) for key, name, _ in panels),
+        extent=(width, bottom + 44),
+        parts=parts,
+    )
+
+
+def _speed_panel(
+    rows: Sequence[Row],
+    *,
+    key: str,
+    name: str,
+    form: Callable[[float], str],
+    corner: svg.Point,
+    width: float,
+) -> tuple[list[str], float]:
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
+    contexts = sorted({_number(row, "context_tokens") for row in rows})
+    gutter = 14 + max(svg.text_width(model) for model in models)
+    plot = chart.Plot(
+        corner[0] + 62, corner[1], width - 62 - gutter, 190,
+        chart.around(contexts, "log", pad=0.02),
+        chart.around([_number(row, key) for row in rows], "log"),
+    )  # fmt: skip
+    parts = chart.y_axis(plot, name, form, about=4)
+    parts += chart.x_axis(plot, "context (tokens)", units.count_text, contexts)
+    ends = []
+    for model in models:
+        part = [row for row in rows if row["model"] == model]
+        part.sort(key=lambda row: _number(row, "context_tokens"))
+        points = [plot.point(_number(row, "context_tokens"), _number(row, key)) for row in part]
+        parts.append(svg.path(points, _line_css(part[0])))
+        dot = _line_css(part[0]).removesuffix("-line")
+        parts += [svg.circle(x, y, 3, dot) for x, y in points]
+        ends.append(points[-1][1])
+    places = labels.spread(ends, low=plot.top, high=plot.bottom, gap=14)
+    for model, y in zip(models, places, strict=True):
+        row = next(row for row in rows if row["model"] == model)
+        css = {"attention-line": "attention-text strong", "mamba-line": "mamba-text strong"}
+        parts.append(svg.text(plot.right + 9, y + 4, model, css.get(_line_css(row), "tick")))
+    return parts, plot.bottom
+
+
+def _line_css(row: Row) -> str:
+    if row["is_teacher"]:
+        return "attention-line"
+    return "mamba-line" if row["is_headline"] else "grey-line"
+
+
+def _speed_words(rows: Sequence[Row], key: str, name: str) -> str:
+    longest = max(_number(row, "context_tokens") for row in rows)
+    there = [row for row in rows if row["context_tokens"] == longest and _positive(row, key)]
+    values = ", ".join(f"{row['model']} {units.three_digits(_number(row, key))}" for row in there)
+    return f"{name} at context {units.count_text(longest)}: {values}"
+
+
+def _positive(row: Row, key: str) -> bool:
+    return _number(row, key) > 0
+
+
+def _number(row: Row, key: str) -> float:
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,215 @@
+"""The tables of training, speed and cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hybridize.report.models import headline, list_models, relative_speed
+from hybridize.report.rows import fact_columns
+from hybridize.report.run_data import Json, RunData, StageData
+from hybridize.report.tables import Cell, Column, Row, Table
+
+MAX_POINTS = 120
+"""Training points drawn per stage; longer series are averaged in equal parts."""
+
+
+def stages_table(run: RunData) -> Table:
+    """List the finished stages: tokens, and held-out reverse KL before and after."""
+    stages = [stage for stage in (*run.stages, run.sft) if stage is not None]
+    rows: tuple[Row, ...] = tuple(
+        {
+            "stage": stage.name,
+            "converted": len(values.get("converted", ())),
+            "tokens": values.get("tokens"),
+            "cumulative_tokens": values.get("cumulative_tokens"),
+            "before": values.get("heldout_reverse_kl_before"),
+            "after": values.get("heldout_reverse_kl"),
+            "trainable": values.get("trainable"),
+            "parameters": values.get("parameters"),
+            "seconds": values.get("seconds"),
+        }
+        for stage in stages
+        if (values := stage.values) is not None
+    )
+    unit = "nats per token"
+    columns = (
+        Column("stage", "stage"),
+        Column("converted", "converted", "count", unit="layers"),
+        Column("tokens", "tokens", "tokens"),
+        Column("cumulative_tokens", "since the teacher", "tokens"),
+        Column("before", "held-out reverse KL before", "number", unit=unit),
+        Column("after", "after", "number", unit=unit),
+        Column("trainable", "trained parameters", "tokens"),
+        Column("parameters", "all parameters", "tokens"),
+        Column("seconds", "time", "seconds"),
+    )
+    return Table("stages", "Stages", columns, rows)
+
+
+def distillation_table(run: RunData) -> Table:
+    """List training and held-out reverse KL over tokens since the teacher, all stages."""
+    rows: list[Row] = []
+    end = 0
+    for stage in run.stages:
+        start = _start_tokens(run, stage, end)
+        rows += _curve(stage, start, "reverse_kl", (stage.values or {}))
+        end = start + int(max((line["tokens"] for line in stage.metrics), default=0))
+    return _curve_table("distillation", "Distillation", "reverse KL", rows)
+
+
+def sft_table(run: RunData) -> Table:
+    """List the loss of supervised fine-tuning over tokens since the teacher."""
+    rows: list[Row] = []
+    if run.sft is not None:
+        last = max((model.tokens or 0 for model in list_models(run)[:-1]), default=0)
+        rows = _curve(run.sft, _start_tokens(run, run.sft, last), "loss", {})
+    return _curve_table("sft", "Supervised fine-tuning", "loss", rows)
+
+
+def _curve_table(name: str, title: str, quantity: str, rows: Sequence[Row]) -> Table:
+    columns = (
+        Column("stage", "stage"),
+        Column("stage_start", "stage starts at", "tokens"),
+        Column("cumulative_tokens", "tokens since the teacher", "tokens"),
+        Column("train", f"{quantity}, training", "number", unit="nats per token"),
+        Column("heldout", f"{quantity}, held out", "number", unit="nats per token"),
+    )
+    return Table(name, title, columns, tuple(rows))
+
+
+def _start_tokens(run: RunData, stage: StageData, previous_end: int) -> int:
+    values = stage.values or {}
+    if "cumulative_tokens" in values and "tokens" in values:
+        return int(values["cumulative_tokens"] - values["tokens"])
+    planned = {entry["name"]: entry for entry in (run.plan or {}).get("stages", [])}
+    start_from = run.stage(planned.get(stage.name, {}).get("start_from") or "")
+    known = (start_from.values or {}).get("cumulative_tokens") if start_from else None
+    return previous_end if known is None else int(known)
+
+
+def _curve(stage: StageData, start: int, part: str, values: Json) -> list[Row]:
+    train = [
+        (start + line["tokens"], value)
+        for line in stage.metrics
+        if (value := _loss(line, part)) is not None
+    ]
+    held = [
+        (start + line["tokens"], value)
+        for line in stage.metrics
+        if (value := _heldout(line.get("heldout"), part)) is not None
+    ]
+    before = values.get("heldout_reverse_kl_before")
+    after = values.get("heldout_reverse_kl")
+    if before is not None:
+        held.insert(0, (start, before))
+    if (
+        after is not None
+        and "tokens" in values
+        and held[-1:] != [(start + values["tokens"], after)]
+    ):
+        held = [point for point in held if point[0] != start + values["tokens"]]
+        held.append((start + values["tokens"], after))
+    points: list[dict[str, Cell]] = [
+        {"cumulative_tokens": tokens, "train": loss} for tokens, loss in _thin(train)
+    ]
+    points += [{"cumulative_tokens": tokens, "heldout": loss} for tokens, loss in held]
+    points.sort(key=lambda point: float(point["cumulative_tokens"] or 0))
+    return [{"stage": stage.name, "stage_start": start, **point} for point in points]
+
+
+def _loss(line: Json, part: str) -> float | None:
+    value = (line.get("parts") or {}).get(part, line.get("loss"))
+    return None if value is None else float(value)
+
+
+def _heldout(found: Mapping[str, Any] | None, part: str) -> float | None:
+    if not found:
+        return None
+    value = found.get(part, found.get("loss", found.get("cross_entropy")))
+    return None if value is None else float(value)
+
+
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[int, float]]:
+    # The first points hold the spike of a conversion: they are kept as they are.
+    kept = max(1, -(-len(points) // MAX_POINTS))
+    head = 10 if kept > 1 else 0
+    thinned = [(int(tokens), loss) for tokens, loss in points[:head]]
+    for first in range(head, len(points), kept):
+        part = points[first : first + kept]
+        tokens = sum(point[0] for point in part) / len(part)
+        thinned.append((int(tokens), sum(point[1] for point in part) / len(part)))
+    return thinned
+
+
+def speed_table(run: RunData) -> Table:
+    """List prefill speed, decode speed and cache bytes by model and context length."""
+    models, chosen = list_models(run), headline(run)
+    rows: tuple[Row, ...] = tuple(
+        {
+            "model": model.name,
+            "is_teacher": model is models[0],
+            "is_headline": chosen is not None and model.name == chosen.name,
+            "context_tokens": context,
+            "prefill_tokens_per_second": row.get("prefill_tokens_per_second"),
+            "decode_tokens_per_second": row.get("decode_tokens_per_second"),
+            "relative_decode_speed": relative_speed(model, models[0], context),
+            "cache_bytes": row.get("cache_bytes"),
+        }
+        for model in models
+        for context, row in sorted(model.speed.items())
+    )
+    columns = (
+        Column("model", "model"),
+        Column("context_tokens", "context", "count", unit="tokens"),
+        Column("prefill_tokens_per_second", "prefill", "number", unit="tokens/s"),
+        Column("decode_tokens_per_second", "decode", "number", unit="tokens/s"),
+        Column("relative_decode_speed", "decode, teacher = 1", "ratio"),
+        Column("cache_bytes", "cache and state", "bytes"),
+    )
+    return Table("speed", "Speed and memory", columns, rows)
+
+
+def load_table(run: RunData) -> Table:
+    """State the load and the machine of the bench."""
+    keys = ("device", "threads", "dtype", "batch", "output_tokens")
+    bench = run.bench or {}
+    facts: list[tuple[str, Cell]] = [(key, bench[key]) for key in keys if key in bench]
+    return Table("bench-load", "Load of the bench", *fact_columns(facts))
+
+
+def nodes_table(run: RunData) -> Table:
+    """List what each node of the run took."""
+    rows: tuple[Row, ...] = tuple(
+        {key: node.get(key) for key in ("node", "state", "seconds")}
+        for node in (run.status or {}).get("nodes", [])
+    )
+    columns = (
+        Column("node", "node"),
+        Column("state", "state"),
+        Column("seconds", "time", "seconds"),
+    )
+    return Table("nodes", "Time by node", columns, rows)
+
+
+def cost_table(run: RunData) -> Table:
+    """Sum up seconds and tokens, and state machine, versions and seed."""
+    nodes = (run.status or {}).get("nodes", [])
+    stages = [stage.values for stage in (*run.stages, run.sft) if stage and stage.values]
+    environment = run.environment or {}
+    facts: list[tuple[str, Cell]] = []
+    if nodes:
+        facts.append(("seconds in all", sum(node.get("seconds") or 0 for node in nodes)))
+    if stages:
+        facts.append(("tokens trained on", sum(values.get("tokens") or 0 for values in stages)))
+        facts.append(("seconds of training", sum(v.get("seconds") or 0 for v in stages)))
+    if run.importance:
+        entries = [entry for found in run.importance.values() for entry in found.scores]
+        facts.append(("tokens of importance", sum(entry.tokens for entry in entries)))
+    for key in ("device", "threads", "seed", "command"):
+        if environment.get(key) is not None:
+            facts.append((key, str(environment[key])))
+    for package, version in sorted((environment.get("versions") or {}).items()):
+        facts.append((f"version of {package}", str(version)))
+    for key in ("name", "family", "parameters", "fingerprint"):
+        if run.teacher and run.teacher.get(key) is not None:
+            facts.append((f"teacher {key}", run.teacher[key]))
+    return Table("cost", "Cost and reproduction", *fact_columns(facts))

@@ -1,0 +1,245 @@
+"""The report of one run: which tables and figures stand where, and the words between them."""
+
+from hybridize.report import rows, rows_scores, rows_training, units
+from hybridize.report.blocks import (
+    Block,
+    Caution,
+    Figure,
+    Missing,
+    Paragraph,
+    Report,
+    Section,
+    Verbatim,
+)
+from hybridize.report.figures import curves, layers, scores
+from hybridize.report.models import list_models, stated_context, verdict_of
+from hybridize.report.run_data import RunData
+from hybridize.report.tables import Row, Table
+
+
+def run_report(run: RunData) -> Report:
+    """Arrange everything a run folder holds; what is missing is said in its place."""
+    return Report(
+        name=run.name,
+        verdict=verdict_of(run),
+        first=(*_strips(run), rows.models_table(run), *_pareto(run)),
+        sections=(
+            Section("importance", "Importance of the layers", _importance(run)),
+            Section("stages", "Stages and distillation", _distillation(run)),
+            Section("scores", "Scores", _scores(run)),
+            Section("likelihood", "Likelihood beside generated answers", _likelihood(run)),
+            Section("speed", "Speed and memory", _speed(run)),
+            Section("merge", "Merge", _merge(run)),
+            Section("cost", "Cost and reproduction", _cost(run)),
+        ),
+        extra_tables=(rows.verdict_table(run),),
+    )
+
+
+def _strips(run: RunData) -> tuple[Block, ...]:
+    table = rows.layouts_table(run)
+    if not table.rows:
+        return (Missing("No layout is known yet: teacher.json and plan.json are not there."),)
+    planned = any(row["state"] != "done" for row in table.rows)
+    caption = (
+        "A row per model, a cell per layer, counted from 0: A is attention, M is Mamba-2, "
+        "m is Mamba-1; an outline marks the layers converted in that stage."
+    )
+    if planned:
+        caption += " Pale rows are planned and not trained yet."
+    return (Figure("layout-strips", caption, table, layers.layout_strips),)
+
+
+def _pareto(run: RunData) -> tuple[Block, ...]:
+    table = rows.pareto_table(run)
+    if len(table.rows) < 2:
+        return (
+            Missing(
+                "Score against speed is not there yet: "
+                "it needs eval/ and bench/ of the teacher and of a student."
+            ),
+        )
+    caption = (
+        "Up is better, right is faster. Each point is a measured model with the tokens it was "
+        "trained on; bars are one standard error; the dotted line joins the models that no other "
+        f"one beats in both. {_load_words(run, stated_context(run))}"
+    )
+    return (Figure("pareto", caption, table, scores.pareto),)
+
+
+def _load_words(run: RunData, context: int | None) -> str:
+    bench = run.bench or {}
+    words = [] if context is None else [f"context {units.count_text(context)} tokens"]
+    if "output_tokens" in bench:
+        words.append(f"{units.count_text(bench['output_tokens'])} tokens decoded")
+    if "batch" in bench:
+        words.append(f"batch {bench['batch']}")
+    words += [str(bench[key]) for key in ("dtype", "device") if bench.get(key)]
+    if bench.get("threads"):
+        words.append(f"{bench['threads']} threads")
+    return f"Load: {', '.join(words)}." if words else ""
+
+
+def _importance(run: RunData) -> tuple[Block, ...]:
+    if not run.importance:
+        return (Missing("No importance has been measured yet (importance/*.json)."),)
+    blocks: list[Block] = []
+    for name, measured in run.importance.items():
+        table = rows.importance_table(run, name)
+        what = rows.importance_title(measured, name)
+        after = name.partition("-")[2] or "the last stage"
+        caption = (
+            f"{what}. A bar per layer, taller = the model needs it more; rose bars are converted "
+            f"by {after}, blue ones stay attention; the three most important are numbered. "
+            f"Measured on {units.tokens_text(_tokens_each(table.rows))} tokens a layer"
+        )
+        if measured.method == "replace_one":
+            caption += f", after {units.count_text(measured.steps)} steps of training each"
+        blocks.append(Figure(table.name, f"{caption}.", table, layers.importance_bars))
+    ranks = rows.ranks_table(run)
+    if ranks.rows:
+        caption = (
+            "Layers in the order of their rank, least important at the top, before and after a "
+            "short distillation of each replacement. Dark lines cross the cut or jump furthest, "
+            "with the number of places gained (+) in brackets; what ends above the cut is cheapest "
+            "to convert."
+        )
+        blocks.append(Figure("replacement-ranks", caption, ranks, layers.rank_bumps))
+    return tuple(blocks)
+
+
+def _tokens_each(importance_rows: tuple[Row, ...]) -> float:
+    return max((float(row["tokens"] or 0) for row in importance_rows), default=0.0)
+
+
+def _distillation(run: RunData) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    stages = rows_training.stages_table(run)
+    if stages.rows:
+        blocks.append(stages)
+    waiting = [m.name for m in list_models(run) if m.state != "done"]
+    if waiting:
+        blocks.append(Missing(f"Not finished yet: {', '.join(waiting)}."))
+    curve = rows_training.distillation_table(run)
+    if curve.rows:
+        caption = (
+            "Reverse KL of the student from the teacher over all tokens trained on since the "
+            "teacher, on a log axis: lower is closer. The line is training, rings are held-out "
+            "text; a dashed rule is the start of a stage, where its layers are converted."
+        )
+        blocks.append(Figure("distillation", caption, curve, curves.distillation_curves))
+    sft = rows_training.sft_table(run)
+    if sft.rows:
+        caption = (
+            "Loss of supervised fine-tuning over tokens since the teacher, on a log axis: lower is "
+            "better. It is next-token loss, so it does not compare with the reverse KL above."
+        )
+        blocks.append(Figure("sft", caption, sft, curves.sft_curve))
+    return tuple(blocks) or (Missing("No stage has been trained yet (stages/*)."),)
+
+
+def _scores(run: RunData) -> tuple[Block, ...]:
+    table = rows_scores.scores_table(run)
+    if not table.rows:
+        return (Missing("No model has been evaluated yet (eval/*.json)."),)
+    blocks: list[Block] = []
+    bars = rows_scores.score_bars_table(run)
+    if bars is None:
+        blocks.append(Missing("Teacher and student cannot be compared yet: one is not evaluated."))
+    else:
+        caption = (
+            "Share of problems solved by kind, the largest loss first; whiskers are one standard "
+            "error, n is the number of problems. ▼ marks a loss of more than "
+            f"{rows_scores.SIGNIFICANT_ERRORS:.0f} standard errors of the difference."
+        )
+        blocks.append(Figure("score-bars", caption, bars, scores.score_bars))
+    by_converted = rows_scores.score_by_converted_table(run)
+    if len({row["converted"] for row in by_converted.rows}) > 1:
+        caption = (
+            "A line per kind over the number of converted layers, teacher at 0. The mean is dark, "
+            "with one standard error; the kind that loses most is rose. Where a line bends "
+            "down is where to stop converting."
+        )
+        figure = Figure("score-by-converted", caption, by_converted, scores.score_by_converted)
+        blocks.append(figure)
+    return (*blocks, table)
+
+
+def _likelihood(run: RunData) -> tuple[Block, ...]:
+    table = rows_scores.likelihood_table(run)
+    if len(table.rows) < 2:
+        return (Missing("Two evaluated models are needed to compare likelihood and accuracy."),)
+    blocks: list[Block] = []
+    clear = [pair for pair in rows_scores.disagreements(table.rows) if pair[2]]
+    within_noise = [pair for pair in rows_scores.disagreements(table.rows) if not pair[2]]
+    if clear:
+        pairs = "; ".join(f"{first} before {second}" for first, second, _ in clear)
+        blocks.append(
+            Caution(
+                f"Log-likelihood and generated answers rank these models differently: {pairs} by "
+                "likelihood, the other way round by accuracy. Trust the generated answers."
+            )
+        )
+    if within_noise:
+        pairs = ", ".join(f"{first} and {second}" for first, second, _ in within_noise)
+        blocks.append(
+            Paragraph(
+                f"Likelihood and accuracy order these pairs differently: {pairs}. "
+                "Their accuracies differ by less than the standard error of the difference."
+            )
+        )
+    if not clear and not within_noise:
+        blocks.append(Paragraph("Both rank the models in the same order."))
+    caption = (
+        "Right: the reference answer is more likely. Up: the model's own answer is right more "
+        "often, with one standard error. Points off the rising diagonal are models that "
+        "likelihood alone would misjudge."
+    )
+    blocks.append(Figure("likelihood", caption, table, scores.likelihood_scatter))
+    return tuple(blocks)
+
+
+def _speed(run: RunData) -> tuple[Block, ...]:
+    table = rows_training.speed_table(run)
+    if not table.rows:
+        return (Missing("Nothing has been timed yet (bench/bench.json)."),)
+    caption = (
+        "Both axes are logarithmic. Prefill reads the prompt, decode writes one token at a time; "
+        "cache and state is what a sequence keeps in memory. Blue is the teacher, rose the model "
+        f"of the verdict, grey the others. {_load_words(run, None)}"
+    )
+    figure = Figure("speed", caption, table, curves.speed_and_memory)
+    return (figure, rows_training.load_table(run))
+
+
+def _merge(run: RunData) -> tuple[Block, ...]:
+    table = rows_scores.merge_table(run)
+    if table is None:
+        return (Missing("No models have been merged (merge/result.json)."),)
+    scored = [row for row in table.rows if row["score"] is not None]
+    if len(scored) < len(table.rows):
+        return (table, Missing("Not all of these have been evaluated yet."))
+    best = max(scored, key=lambda row: float(row["score"] or 0))
+    merged = scored[-1]
+    words = (
+        "The merge scores at least as high as each of its members."
+        if best["score"] == merged["score"]
+        else f"{best['model']} alone scores higher than the merge."
+    )
+    return (Paragraph(words), table)
+
+
+def _cost(run: RunData) -> tuple[Block, ...]:
+    tables: list[Table] = [
+        table
+        for table in (rows_training.cost_table(run), rows_training.nodes_table(run))
+        if table.rows
+    ]
+    blocks: list[Block] = [*tables]
+    if not tables:
+        blocks.append(Missing("Nothing is recorded yet (environment.json, status.json)."))
+    if run.recipe is not None:
+        blocks.append(Verbatim("The recipe as given", run.recipe))
+    if run.resolved_recipe is not None:
+        blocks.append(Verbatim("The recipe with all defaults", run.resolved_recipe))
+    return tuple(blocks)
