@@ -15,7 +15,9 @@ def find_starts(segments_BT: Tensor) -> Tensor:
     """Mark the first token of every document but the first of its row, as booleans (B, T)."""
     positions_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
     last_real_BT = torch.where(segments_BT != 0, positions_T, 0).cummax(dim=1).values
-    latest_BT = segments_BT.gather(1, last_real_BT)  # document of the latest real token, 0 before the first
+    latest_BT = segments_BT.gather(
+        1, last_real_BT
+    )  # document of the latest real token, 0 before the first
     starts_BT = torch.zeros_like(segments_BT, dtype=torch.bool)
     before, after = latest_BT[:, :-1], segments_BT[:, 1:]
     starts_BT[:, 1:] = (after != 0) & (before != 0) & (before != after)

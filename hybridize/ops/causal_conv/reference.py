@@ -31,6 +31,8 @@ def causal_conv_reference(
         window_BDW = window_BDW.masked_fill(starts_BT[:, t, None, None], 0)
         taps_BDW = torch.cat([window_BDW, x_BTD[:, t, :, None]], dim=-1)
         outputs.append((taps_BDW * weight_DW).sum(-1))
-        window_BDW = torch.where((segments_BT[:, t] != 0)[:, None, None], taps_BDW[..., 1:], window_BDW)
+        window_BDW = torch.where(
+            (segments_BT[:, t] != 0)[:, None, None], taps_BDW[..., 1:], window_BDW
+        )
     y_BTD = torch.stack(outputs, dim=1)
     return (y_BTD if bias_D is None else y_BTD + bias_D), window_BDW

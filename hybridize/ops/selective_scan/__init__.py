@@ -45,4 +45,6 @@ def selective_scan(
         raise ValueError(f"selective_scan has no form {form!r}; use auto, reference or chunked")
     use_loop = form == "reference" or (form == "auto" and x_BTD.shape[1] <= SHORT)
     run = selective_scan_reference if use_loop else selective_scan_chunked
-    return run(x_BTD, dt_BTD, A_DN, B_BTGN, C_BTGN, D_D, segments_BT=segments_BT, state_BDN=state_BDN)
+    return run(
+        x_BTD, dt_BTD, A_DN, B_BTGN, C_BTGN, D_D, segments_BT=segments_BT, state_BDN=state_BDN
+    )

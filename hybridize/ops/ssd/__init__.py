@@ -45,4 +45,6 @@ def ssd(
         raise ValueError(f"ssd has no form {form!r}; use auto, reference or chunked")
     use_loop = form == "reference" or (form == "auto" and x_BTHP.shape[1] <= SHORT)
     run = ssd_reference if use_loop else ssd_chunked
-    return run(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, segments_BT=segments_BT, state_BHPN=state_BHPN)
+    return run(
+        x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, segments_BT=segments_BT, state_BHPN=state_BHPN
+    )

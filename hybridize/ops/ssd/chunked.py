@@ -61,7 +61,9 @@ def ssd_chunked(
     before = []
     for k in range(x_BKHLP.shape[1]):
         before.append(state_BHPN)
-        state_BHPN = torch.addcmul(added_BKHPN[:, k], read_BKHL[:, k, :, -1, None, None], state_BHPN)
+        state_BHPN = torch.addcmul(
+            added_BKHPN[:, k], read_BKHL[:, k, :, -1, None, None], state_BHPN
+        )
     carried_BKHLP = C_BKHLN @ torch.stack(before, dim=1).transpose(-1, -2)
     y_BKHLP = torch.addcmul(within_BKHLP, carried_BKHLP, read_BKHL[..., None])
 

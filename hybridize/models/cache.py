@@ -1,0 +1,128 @@
+"""HybridCache: what each layer remembers, keys and values for attention, a few state tensors for other mixers.
+
+Legend: B batch, T tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+from hybridize.core.errors import ModelError
+
+
+class StateLayer:
+    """The memory of a layer without attention: named tensors of fixed size, batch first."""
+
+    is_compileable = False
+    is_croppable = False
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.tensors.clear()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the rows of the chosen beams."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`."""
+        self.tensors = {
+            name: tensor.index_select(0, indices.to(tensor.device))
+            for name, tensor in self.tensors.items()
+        }
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self.tensors = {
+            name: tensor.repeat_interleave(repeats, dim=0) for name, tensor in self.tensors.items()
+        }
+
+    def get_max_length(self) -> int:
+        """Return -1: a state has no length."""
+        return -1
+
+
+class HybridCache(Cache):
+    """A transformers cache for any layout, also one without attention.
+
+    Args:
+        mixers: kind of each layer, "attention" or another.
+        windows: sliding window of each layer in tokens, None where attention sees everything.
+    """
+
+    def __init__(self, mixers: Sequence[str], windows: Sequence[int | None]) -> None:
+        layers = []
+        for kind, window in zip(mixers, windows, strict=True):
+            if kind != "attention":
+                layers.append(StateLayer())
+            elif window is None:
+                layers.append(DynamicLayer())
+            else:
+                layers.append(DynamicSlidingWindowLayer(sliding_window=window))
+        super().__init__(layers=layers)
+        self.windows = tuple(windows)
+        self.num_tokens = 0
+
+    def get_state(self, layer: int) -> dict[str, Tensor]:
+        """Return the named tensors of a layer without attention, to read and to replace."""
+        return self.layers[layer].tensors
+
+    def advance(self, num_tokens: int) -> None:
+        """Count tokens that all layers have seen."""
+        self.num_tokens += num_tokens
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of tokens seen, padding included, for any layer."""
+        return self.num_tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return how many keys attention of a layer gets, and the index of the first."""
+        window = self.windows[layer_idx]
+        first = 0 if window is None else max(self.num_tokens - window + 1, 0)
+        return self.num_tokens + query_length - first, first
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.num_tokens = 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, which only a cache of attention layers can.
+
+        Raises:
+            ModelError: a layer holds a state, which cannot be run backwards.
+        """
+        if not self.is_croppable:
+            raise ModelError(
+                "a cache with state layers cannot be cropped: run the shorter prompt through the model again."
+            )
+        super().crop(tokens_to_remove)
+        self.num_tokens -= abs(tokens_to_remove)
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """Tell for each layer whether it holds a state in the place of keys and values."""
+        return [isinstance(layer, StateLayer) for layer in self.layers]
+
+    @property
+    def is_compileable(self) -> bool:
+        """Return False: keys and values grow."""
+        return False
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Count the bytes a cache holds at this moment, exactly, over all rows."""
+    tensors: list[Tensor] = []
+    for layer in cache.layers:
+        if isinstance(layer, StateLayer):
+            tensors.extend(layer.tensors.values())
+        else:
+            tensors.extend(t for t in (layer.keys, layer.values) if isinstance(t, torch.Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

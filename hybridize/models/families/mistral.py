@@ -1,0 +1,21 @@
+"""Mistral: Llama with a head size of its own and, in some models, one sliding window in every layer."""
+
+from transformers import MistralConfig
+from transformers.models.mistral.modeling_mistral import (
+    MistralAttention,
+    MistralMLP,
+    MistralRMSNorm,
+    MistralRotaryEmbedding,
+)
+
+from hybridize.models.families.base import Family
+
+MISTRAL = Family(
+    name="mistral",
+    config=MistralConfig,
+    attention=MistralAttention,
+    mlp=MistralMLP,
+    norm=MistralRMSNorm,
+    rotary=MistralRotaryEmbedding,
+    get_window=lambda config, layer: config.sliding_window,
+)

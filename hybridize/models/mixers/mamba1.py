@@ -1,0 +1,126 @@
+"""Mamba1: a mixer of the form of Mamba with values and keys shared between heads, as in Apriel-H1.
+
+Legend: B batch, T tokens, D model width, E inner width (query heads times head width), X width of values and keys
+(key-value heads times head width), N state size, G groups of N channels that share B and C, R rank of the step size.
+
+Paper symbols (Gu and Dao 2023, arXiv 2312.00752): x values, B keys, C queries, z gate, dt step size, A decay rate.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hybridize.core.errors import ModelError
+from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape
+from hybridize.ops import causal_conv, selective_scan
+
+SMALLEST_STEP, LARGEST_STEP = 1e-3, 1e-1
+
+
+class Mamba1(Mixer):
+    """y = selective_scan(silu(conv(x)), dt, A, B, C, D) * silu(z).
+
+    Values and keys are projected once per key-value head, cut into groups of N channels, and the groups are repeated
+    until there are as many as query groups.
+
+    Args:
+        state_size: N, which is also the number of channels in a group.
+        conv_width: taps of the convolution over x.
+        repeat: "aligned" gives each query head the groups of its own key-value head in order;
+            "state" repeats each group in place, as the published Apriel-H1 weights need.
+        dt_bias: how often the bias enters the step size; "twice" is what the published Apriel-H1
+            weights were trained with.
+    """
+
+    FLOAT32 = ("A_log", "D", "dt_proj.bias")
+
+    def __init__(
+        self,
+        shape: MixerShape,
+        layer: int,
+        *,
+        state_size: int = 16,
+        conv_width: int = 4,
+        repeat: str = "aligned",
+        dt_bias: str = "once",
+    ) -> None:
+        super().__init__(shape, layer)
+        if repeat not in ("aligned", "state") or dt_bias not in ("once", "twice"):
+            raise ModelError(
+                f"mixer mamba1: repeat {repeat!r} or dt_bias {dt_bias!r} does not exist; "
+                "use repeat aligned or state, dt_bias once or twice."
+            )
+        if shape.head_dim % state_size:
+            raise ModelError(
+                f"mixer mamba1: state_size {state_size} does not divide the head width {shape.head_dim}."
+            )
+        self.state_size, self.repeat, self.dt_bias = state_size, repeat, dt_bias
+        self.inner_size = shape.num_heads * shape.head_dim
+        self.xb_size = shape.num_kv_heads * shape.head_dim
+        rank = math.ceil(shape.hidden_size / 16)
+
+        rows = 2 * self.inner_size + 2 * self.xb_size  # z, then x, B, C
+        self.in_proj = nn.Linear(shape.hidden_size, rows, bias=False)
+        self.dt_in_proj = nn.Linear(shape.hidden_size, rank, bias=False)
+        self.dt_proj = nn.Linear(rank, self.inner_size, bias=True)
+        self.conv1d = nn.Conv1d(
+            self.inner_size, self.inner_size, conv_width, groups=self.inner_size, bias=True
+        )
+        self.A_log = nn.Parameter(torch.empty(self.inner_size, state_size))
+        self.D = nn.Parameter(torch.empty(self.inner_size))
+        self.out_proj = nn.Linear(self.inner_size, shape.hidden_size, bias=False)
+        self.reset()
+
+    def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
+        """Mix the tokens of each document; see `Mixer.forward`."""
+        sizes = [self.inner_size, self.xb_size, self.xb_size, self.inner_size]
+        z_BTE, x_BTX, B_BTX, C_BTE = self.in_proj(hidden_BTD).split(sizes, dim=-1)
+        dt_BTE = self.dt_proj(self.dt_in_proj(hidden_BTD)).float()
+        if self.dt_bias == "twice":
+            dt_BTE = dt_BTE + self.dt_proj.bias.float()
+        state = {} if ctx.cache is None else ctx.cache.get_state(self.layer)
+
+        x_BTE, conv_state = causal_conv(
+            self._share(x_BTX),
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            segments_BT=ctx.segments_BT,
+            state_BDW=state.get("conv"),
+        )
+        y_BTE, scan_state = selective_scan(
+            F.silu(x_BTE),
+            F.softplus(dt_BTE),
+            -torch.exp(self.A_log.float()),
+            self._share(B_BTX).unflatten(-1, (-1, self.state_size)),
+            C_BTE.unflatten(-1, (-1, self.state_size)),
+            self.D.float(),
+            segments_BT=ctx.segments_BT,
+            state_BDN=state.get("scan"),
+        )
+        if ctx.cache is not None:
+            state.update(conv=conv_state.contiguous(), scan=scan_state)
+        return self.out_proj(y_BTE * F.silu(z_BTE))
+
+    def _share(self, values_BTX: Tensor) -> Tensor:
+        """Repeat what the key-value heads project over the query heads, (B, T, E)."""
+        share = self.shape.num_heads // self.shape.num_kv_heads
+        block = self.state_size if self.repeat == "state" else self.shape.head_dim
+        return values_BTX.unflatten(-1, (-1, block)).repeat_interleave(share, dim=2).flatten(2)
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters as if no teacher were given: uniform, S4D-real decay, D = 1."""
+        with torch.no_grad():
+            for linear in (self.in_proj, self.dt_in_proj, self.dt_proj, self.out_proj):
+                bound = linear.in_features**-0.5
+                linear.weight.uniform_(-bound, bound, generator=generator)
+            bound = self.conv1d.kernel_size[0] ** -0.5
+            self.conv1d.weight.uniform_(-bound, bound, generator=generator)
+            self.conv1d.bias.uniform_(-bound, bound, generator=generator)
+            low, high = math.log(SMALLEST_STEP), math.log(LARGEST_STEP)
+            steps_E = torch.empty_like(self.dt_proj.bias).uniform_(low, high, generator=generator)
+            self.dt_proj.bias.copy_(steps_E.exp().expm1().log())
+            rates_N = torch.arange(1, self.state_size + 1, device=self.A_log.device)
+            self.A_log.copy_(rates_N.float().log().expand_as(self.A_log))
+            self.D.fill_(1)

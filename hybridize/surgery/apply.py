@@ -1,0 +1,164 @@
+"""Make a student: plan its weight map, check it, and fill a model with the tensors it names."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridize.core.errors import ModelError
+from hybridize.core.layout import Layout
+from hybridize.models.families import find_family
+from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
+from hybridize.models.mixers import Mixer
+from hybridize.surgery.from_attention import map_mixer
+from hybridize.surgery.nodes import Copy, Node, Shape
+from hybridize.surgery.weight_map import WeightMap
+
+
+def convert(
+    model: HybridForCausalLM,
+    layout: Layout,
+    *,
+    init: str = "from_attention",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    source: HybridForCausalLM | None = None,
+) -> HybridForCausalLM:
+    """Return a new model in which the layers whose mixer differs from `layout` are converted.
+
+    Args:
+        model: a teacher or a student; it is not changed, and no tensor is shared with it.
+        layout: the mixer of each layer.
+        init: "from_attention" fills a mixer from the attention it replaces, "random" does not.
+        options: options of the mixer kinds that are added.
+        seed: of what is drawn; a layer draws the same values whichever others are converted.
+        source: the teacher, whose attention is read; None is `model` itself.
+
+    Raises:
+        ModelError: the layout does not fit the model, or a mixer does not fit its attention.
+    """
+    source = model if source is None else source
+    config = _make_config(model, layout, options)
+    weights, student = _plan(model, config, init, source)
+    drawn = _draw_mixers(student, seed)
+    origins = {"student": model.state_dict(), "teacher": source.state_dict(), "init": drawn}
+
+    def fetch(origin: str, name: str) -> Tensor:
+        return origins[origin][name]
+
+    goal = model.model.embed_tokens.weight
+    small = _list_float32(student)
+    tensors = {}
+    for name, node in weights.entries:
+        dtype = torch.float32 if name in small else goal.dtype
+        tensors[name] = node.evaluate(fetch).detach().to(goal.device, dtype, copy=True)
+    student.load_state_dict(tensors, assign=True)
+    student.model.rotary_emb = find_family(config.teacher.model_type).rotary(config=config.teacher)
+    student.model.rotary_emb.to(goal.device)
+    student.tie_weights()
+    student.generation_config = model.generation_config
+    return student.train(model.training)
+
+
+def plan_weights(
+    model: HybridForCausalLM,
+    layout: Layout,
+    *,
+    init: str = "from_attention",
+    options: Mapping[str, Any] | None = None,
+    source: HybridForCausalLM | None = None,
+) -> WeightMap:
+    """Return the checked weight map that `convert` would carry out, without reading a tensor.
+
+    Raises:
+        ModelError: see `convert`.
+    """
+    config = _make_config(model, layout, options)
+    return _plan(model, config, init, model if source is None else source)[0]
+
+
+def _make_config(
+    model: HybridForCausalLM, layout: Layout, options: Mapping[str, Any] | None
+) -> HybridConfig:
+    new_kinds = {layout.mixers[layer] for layer in model.layout.diff(layout)} - {"attention"}
+    kept_kinds = {a for a, b in zip(model.layout.mixers, layout.mixers, strict=True) if a == b}
+    known = dict(model.config.mixer_options)
+    for kind in new_kinds:
+        wanted = dict(options or {})
+        if kind in kept_kinds and wanted != known.get(kind, {}):
+            raise ModelError(
+                f"mixer {kind}: the options {wanted} differ from {known.get(kind, {})} of the layers "
+                "already converted. One model has one set of options for each kind."
+            )
+        known[kind] = wanted
+    values = {name: value for name, value in known.items() if name in layout.mixers}
+    return HybridConfig(
+        teacher=model.config.teacher.to_dict(),
+        mixers=list(layout.mixers),
+        mixer_options=values,
+        last_training_window=model.config.last_training_window,
+        dtype=model.config.dtype,
+    )
+
+
+def _plan(
+    model: HybridForCausalLM, config: HybridConfig, init: str, source: HybridForCausalLM
+) -> tuple[WeightMap, HybridForCausalLM]:
+    with torch.device("meta"):
+        student = HybridForCausalLM(config)
+    before, teacher = _get_shapes(model), _get_shapes(source)
+    wanted = _get_shapes(student)
+    made: dict[str, Node] = {}
+    dropped: dict[str, str] = {}
+    read: set[str] = set()
+    for layer in model.layout.diff(student.layout):
+        prefix = f"model.layers.{layer}."
+        old = f"{prefix}self_attn."
+        kind = student.layout.mixers[layer]
+        left = [name for name in before if name.startswith((old, f"{prefix}mixer."))]
+        dropped |= {f"student:{name}": f"layer {layer} becomes {kind}" for name in left}
+        if not any(name.startswith(old) for name in teacher):
+            raise ModelError(
+                f"layer {layer} of the source holds {source.layout.mixers[layer]}, not attention. "
+                "Pass the original teacher as source."
+            )
+        read |= {name for name in teacher if name.startswith(old)}
+        target = student.model.layers[layer]
+        if kind == "attention":
+            made |= {name: Copy(name, "teacher") for name in wanted if name.startswith(old)}
+            continue
+        entries, unused = map_mixer(target.mixer, old, f"{prefix}mixer.", teacher, init)
+        made |= entries
+        dropped |= unused
+    entries = tuple((name, made.get(name, Copy(name))) for name in wanted)
+    weights = WeightMap(entries, dropped)
+    needed = {name: shape for name, shape in teacher.items() if name in read}
+    weights.check(wanted, {"student": before, "teacher": needed, "init": wanted})
+    return weights, student
+
+
+def _get_shapes(model: nn.Module) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _draw_mixers(student: HybridForCausalLM, seed: int) -> dict[str, Tensor]:
+    """Draw every mixer on the CPU in float32, from a generator of its own."""
+    drawn = {}
+    for name, module in student.named_modules():
+        if isinstance(module, Mixer):
+            module.to_empty(device="cpu")
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            module.reset(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+            drawn |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+    return drawn
+
+
+def _list_float32(student: HybridForCausalLM) -> set[str]:
+    return {
+        f"{name}.{small}"
+        for name, module in student.named_modules()
+        if isinstance(module, Mixer)
+        for small in module.FLOAT32
+    }

@@ -1,0 +1,5 @@
+"""Calibrate placeholder."""
+
+
+def calibrate() -> None:
+    """Wait."""

@@ -1,0 +1,127 @@
+"""The weight map of each mixer: V becomes x, K becomes B, Q becomes C, O becomes the output projection.
+
+Attention without its softmax is a state-space model with the values as inputs, the keys as the input matrix and the
+queries as the output matrix (Wang et al. 2024, "The Mamba in the Llama", arXiv 2408.15237, section 2).
+"""
+
+from collections.abc import Callable, Mapping
+
+from hybridize.core.errors import ModelError
+from hybridize.models.mixers import Mixer
+from hybridize.models.mixers.mamba1 import Mamba1
+from hybridize.models.mixers.mamba2 import Mamba2
+from hybridize.surgery.nodes import Concat, Copy, Init, Node, Repeat, Scale, Shape, Slice
+
+Entries = dict[str, Node]
+"""Full name of a student tensor -> expression."""
+
+
+def map_mixer(
+    mixer: Mixer, old: str, new: str, tensors: Mapping[str, Shape], init: str
+) -> tuple[Entries, dict[str, str]]:
+    """Map one attention into one mixer.
+
+    Args:
+        mixer: a mixer of the kind, for its sizes and names; its values are not read.
+        old: prefix of the attention in the teacher, such as "model.layers.3.self_attn."
+        new: prefix of the mixer in the student.
+        tensors: shapes of all tensors of the teacher.
+        init: "from_attention" or "random".
+
+    Returns:
+        the expressions, and the attention's tensors that are not used with the reason.
+
+    Raises:
+        ModelError: the init is not known, or the mixer has no map from attention.
+    """
+    if init not in ("from_attention", "random"):
+        raise ModelError(f"init {init!r} does not exist; use from_attention or random.")
+    entries: Entries = {f"{new}{name}": Init(f"{new}{name}") for name in mixer.state_dict()}
+    if init == "from_attention" and entries:
+        if type(mixer) not in MAPS:
+            kind = type(mixer).__name__
+            raise ModelError(f"mixer {kind} has no map from attention; use init: random.")
+        entries |= MAPS[type(mixer)](mixer, old, new, tensors)
+    used = {leaf for node in entries.values() for leaf in _list_copies(node)}
+    reasons = {
+        f"teacher:{name}": _explain(name, init)
+        for name in tensors
+        if name.startswith(old) and name not in used
+    }
+    return entries, reasons
+
+
+def _list_copies(node: Node) -> list[str]:
+    own = [node.name] if isinstance(node, Copy) else []
+    return own + [name for part in node.parts() for name in _list_copies(part)]
+
+
+def _explain(name: str, init: str) -> str:
+    if init == "random":
+        return "the mixer is drawn at random"
+    if "norm" in name:
+        return "the mixer has no norm of queries and keys"
+    return "the mixer has no place for it"
+
+
+def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape]) -> Entries:
+    """Repeat keys and values over the query heads that share them, and queries not at all.
+
+    Biases of q, k and v move into the bias of the convolution, which passes its input through at
+    the start, so they act exactly as before.
+    """
+    shape = mixer.shape
+    if mixer.state_size != shape.head_dim:
+        raise ModelError(
+            f"mixer mamba2: keys of {shape.head_dim} channels cannot fill a state_size of "
+            f"{mixer.state_size}. Leave state_size out, or use init: random."
+        )
+    key_share = shape.num_heads // shape.num_kv_heads
+    heads_per_group = mixer.num_heads // mixer.num_groups
+    value_share = key_share * heads_per_group
+
+    def take(name: str, times: int) -> Node:
+        return repeat(Copy(f"{old}{name}", "teacher"), times, shape.head_dim)
+
+    drawn = Init(f"{new}in_proj.weight")
+    output: Node = Copy(f"{old}o_proj.weight", "teacher")
+    if heads_per_group > 1:
+        # The heads of a group add up, so each carries its share of the output.
+        repeated = Repeat(output, heads_per_group, shape.head_dim, dim=1)
+        output = Scale(repeated, 1 / heads_per_group)
+    rows = mixer.in_proj.out_features
+    entries: Entries = {
+        f"{new}in_proj.weight": Concat(
+            (
+                Slice(drawn, 0, mixer.inner_size),
+                take("v_proj.weight", value_share),
+                take("k_proj.weight", key_share),
+                take("q_proj.weight", 1),
+                Slice(drawn, rows - mixer.num_heads, rows),
+            )
+        ),
+        f"{new}out_proj.weight": output,
+    }
+    if f"{old}q_proj.bias" in tensors:
+        biases = (take("v_proj.bias", value_share), take("k_proj.bias", key_share))
+        entries[f"{new}conv1d.bias"] = Concat((*biases, take("q_proj.bias", 1)))
+    return entries
+
+
+def _map_mamba1(mixer: Mamba1, old: str, new: str, tensors: Mapping[str, Shape]) -> Entries:
+    """Keep keys and values at their own width: the mixer repeats activations, not weights."""
+    parts = [Copy(f"{old}{name}.weight", "teacher") for name in ("v_proj", "k_proj", "q_proj")]
+    gate = Slice(Init(f"{new}in_proj.weight"), 0, mixer.inner_size)
+    return {
+        f"{new}in_proj.weight": Concat((gate, *parts)),
+        f"{new}out_proj.weight": Copy(f"{old}o_proj.weight", "teacher"),
+    }
+
+
+def repeat(node: Node, times: int, block: int) -> Node:
+    """Repeat blocks of rows, or leave an expression alone if once is enough."""
+    return node if times == 1 else Repeat(node, times, block)
+
+
+MAPS: dict[type[Mixer], Callable[..., Entries]] = {Mamba1: _map_mamba1, Mamba2: _map_mamba2}
+"""Mixer class -> its map; a plugin without one is drawn at random."""
