@@ -116,10 +116,17 @@ def head_losses(
     assert (teacher_hidden_ND is None) == (teacher_head is None), "a teacher is hidden and head"
     chunk = chunk_tokens or max(CHUNK_TOKENS, CHUNK_VALUES // head.weight_VD.shape[0])
     teacher = None if teacher_head is None else (teacher_hidden_ND, teacher_head)
-    return _HeadLosses.apply(
-        hidden_ND, head.weight_VD, head.bias_V, teacher, targets_N, tuple(terms), chunk,
+    result: tuple[Tensor, Tensor] = _HeadLosses.apply(
+        hidden_ND,
+        head.weight_VD,
+        head.bias_V,
+        teacher,
+        targets_N,
+        tuple(terms),
+        chunk,
         torch.is_grad_enabled(),
     )
+    return result
 
 
 class _HeadLosses(torch.autograd.Function):
@@ -140,7 +147,9 @@ class _HeadLosses(torch.autograd.Function):
         sums = hidden_ND.new_zeros(len(terms), dtype=exact)
         hidden_grad_ND = torch.empty_like(hidden_ND) if needs[0] else None
         weight_grad_VD = torch.zeros_like(weight_VD, dtype=exact) if needs[1] else None
-        bias_grad_V = torch.zeros_like(bias_V, dtype=exact) if needs[2] else None
+        bias_grad_V = None
+        if bias_V is not None and needs[2]:
+            bias_grad_V = torch.zeros_like(bias_V, dtype=exact)
         matmul = _matmul_type(hidden_ND)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             head = Head(weight_VD.to(matmul), bias_V)

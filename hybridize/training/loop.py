@@ -1,0 +1,273 @@
+"""fit(): the one training loop, for distillation, fine-tuning and short probes alike.
+
+The place in the data is a number of steps, so a run continues from its checkpoint bit for bit.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybridize.core.artifacts import changed_keys, plain
+from hybridize.core.errors import Interrupted, RunError
+from hybridize.core.quantities import short_count
+from hybridize.training import checkpoint
+from hybridize.training.data import Batch, TokenSource, batch
+from hybridize.training.device import peak_gib, precision, random_state, seeded, set_random_state
+from hybridize.training.metrics import MetricsFile, Progress, StepRecord
+from hybridize.training.objectives import Objective, measure
+from hybridize.training.optim import Optimizers, training_only
+from hybridize.training.settings import FitResult, FitSettings, Heldout
+from hybridize.training.signals import catch_signals
+
+FREE = ("rows_per_microbatch", "checkpoint_every", "evaluate_every")
+"""Settings that may change between an interrupted run and its continuation."""
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    source: TokenSource,
+    settings: FitSettings,
+    out: Path | None = None,
+    *,
+    heldout: Heldout | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> FitResult:
+    """Train `model` in place; continue from `out/checkpoint` where there is one.
+
+    A step is one update by the mean loss over all counted tokens of its rows, however these are
+    split into microbatches.
+
+    Args:
+        out: folder for `metrics.jsonl` and `checkpoint/`; None keeps nothing.
+        heldout: measured before the first step, every `evaluate_every` tokens, and at the end.
+        progress: called with the record of each step.
+        stop: asked after each step; True ends the run as an interrupt does.
+
+    Raises:
+        RecipeError: the settings choose nothing to train.
+        RunError: a loss or gradient is not finite, or the checkpoint is damaged or of another run.
+        Interrupted: on SIGINT, SIGTERM or `stop`, after the step and its checkpoint.
+    """
+    was_training = model.training
+    device = next(model.parameters()).device
+    with (
+        catch_signals() as signalled,
+        seeded(device, settings.seed),
+        training_only(model, settings.train) as parameters,
+    ):
+        run = _Run(model, objective, source, settings, out, heldout, parameters)
+        try:
+            return run.train(progress, lambda: signalled() or (stop is not None and stop()))
+        finally:
+            run.close()
+            model.train(was_training)
+
+
+class _Run:
+    """One training run: what stays the same, and its `state`, which a checkpoint keeps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        source: TokenSource,
+        settings: FitSettings,
+        out: Path | None,
+        heldout: Heldout | None,
+        parameters: dict[str, nn.Parameter],
+    ) -> None:
+        self.model, self.objective, self.source, self.settings = model, objective, source, settings
+        self.out, self.heldout, self.parameters = out, heldout, parameters
+        self.device = next(model.parameters()).device
+        self.optimizers = Optimizers(model, parameters, settings.optimizer)
+        self.total_rows = ceil(settings.tokens / source.sequence_length)
+        self.rows_per_step = max(1, settings.tokens_per_step // source.sequence_length)
+        self.num_steps = ceil(self.total_rows / self.rows_per_step)
+        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": inf, "metrics_bytes": 0}
+        if not self._resume():
+            self.state["heldout_before"] = self.state["heldout"] = self._measure()
+        self.metrics = None
+        if out is not None:
+            self.metrics = MetricsFile(out / "metrics.jsonl", self.state["metrics_bytes"])
+
+    def close(self) -> None:
+        """Let go of files and gradients."""
+        self.model.zero_grad(set_to_none=True)
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def train(self, progress: Progress | None, stop: Callable[[], bool]) -> FitResult:
+        """Run the steps that are left."""
+        self.model.train()
+        while self.state["step"] < self.num_steps:
+            record = self._step()
+            last = record.step == self.num_steps
+            if last or self._is_due(self.settings.evaluate_every):
+                self.state["heldout"] = self._measure()
+                record = replace(record, heldout=self.state["heldout"])
+            if self.metrics is not None:
+                self.metrics.write(record)
+            if progress is not None:
+                progress(record)
+            stopping = stop() and not last
+            if last or stopping or self._is_due(self.settings.checkpoint_every):
+                self._save()
+            if stopping:
+                raise Interrupted(self._how_to_continue())
+        state = self.state
+        return FitResult(
+            tokens=self._tokens(state["step"]),
+            steps=state["step"],
+            rows=self.total_rows,
+            seconds=state["seconds"],
+            loss=state["loss"],
+            heldout_before=state["heldout_before"],
+            heldout=state["heldout"],
+            trainable=sum(parameter.numel() for parameter in self.parameters.values()),
+        )
+
+    def _step(self) -> StepRecord:
+        started, settings, state = time.monotonic(), self.settings, self.state
+        before, after = self._tokens(state["step"]), self._tokens(state["step"] + 1)
+        batches = self._batches()
+        count = sum(rows.num_counted for rows in batches)
+        totals, parts = [], dict[str, Any]()
+        for rows in batches:
+            with precision(self.device, settings.dtype):
+                loss = self.objective(self.model, rows.to(self.device))
+            torch.autograd.backward(loss.total / count)
+            totals.append(loss.total.detach())
+            for name, nats in loss.parts.items():
+                parts[name] = parts.get(name, 0) + nats / count
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.grad_clip or inf)
+        *sums, grad_norm = torch.stack([*totals, norm]).tolist()
+        self._check_finite(batches, sums, grad_norm)
+        scale = settings.schedule.scale(before, after, self._tokens(self.num_steps))
+        lr = self.optimizers.step(scale)
+        seconds = time.monotonic() - started
+        state.update(
+            step=state["step"] + 1, seconds=state["seconds"] + seconds, loss=sum(sums) / count
+        )
+        return StepRecord(
+            step=state["step"],
+            num_steps=self.num_steps,
+            tokens=after,
+            total_tokens=self._tokens(self.num_steps),
+            counted_tokens=count,
+            loss=state["loss"],
+            parts={name: float(nats) for name, nats in parts.items()},
+            lr=lr,
+            grad_norm=grad_norm,
+            tokens_per_second=(after - before) / seconds,
+            seconds=state["seconds"],
+            peak_gib=peak_gib(self.device),
+            eta_seconds=state["seconds"] / state["step"] * (self.num_steps - state["step"]),
+        )
+
+    def _batches(self) -> list[Batch]:
+        first = self.state["step"] * self.rows_per_step
+        end = min(first + self.rows_per_step, self.total_rows)
+        size = self.settings.rows_per_microbatch
+        return [
+            batch(self.source, self.settings.first_row + row, min(size, end - row))
+            for row in range(first, end, size)
+        ]
+
+    def _check_finite(self, batches: list[Batch], sums: list[float], grad_norm: float) -> None:
+        if all(isfinite(value) for value in (*sums, grad_norm)):
+            return
+        bad = [rows for rows, nats in zip(batches, sums, strict=True) if not isfinite(nats)]
+        what = "the loss" if bad else "the gradient"
+        first, last = (bad or batches)[0], (bad or batches)[-1]
+        raise RunError(
+            f"step {self.state['step'] + 1}: {what} is not finite, data rows {first.first_row} to "
+            f"{last.first_row + len(last.input_ids_BT) - 1}. The checkpoint before stands: lower "
+            "optimizer.lr or grad_clip, or look at these rows."
+        )
+
+    def _tokens(self, step: int) -> int:
+        return min(step * self.rows_per_step, self.total_rows) * self.source.sequence_length
+
+    def _is_due(self, every: int | None) -> bool:
+        """Tell whether the last step passed a multiple of `every` tokens."""
+        step = self.state["step"]
+        return every is not None and self._tokens(step) // every > self._tokens(step - 1) // every
+
+    def _measure(self) -> dict[str, float] | None:
+        if self.heldout is None:
+            return None
+        losses = measure(
+            self.model,
+            self.heldout.objective or self.objective,
+            self.heldout.source,
+            tokens=self.heldout.tokens,
+            rows_per_batch=self.heldout.rows_per_batch or self.settings.rows_per_microbatch,
+            dtype=self.settings.dtype,
+        )
+        if not all(isfinite(nats) for nats in losses.values()):
+            raise RunError(
+                f"after step {self.state['step']} the held-out loss is not finite ({losses}). "
+                "The checkpoint before stands: lower optimizer.lr."
+            )
+        return losses
+
+    def _what(self) -> dict[str, Any]:
+        """Return all that must stay the same for a continued run to equal an unbroken one."""
+        settings = {key: value for key, value in plain(self.settings).items() if key not in FREE}
+        return {
+            **settings,
+            "objective": plain(getattr(self.objective, "identity", {})),
+            "data": plain(self.source.identity),
+            "parameters": {name: list(value.shape) for name, value in self.parameters.items()},
+        }
+
+    def _save(self) -> None:
+        if self.out is None or self.metrics is None:
+            return
+        self.state["metrics_bytes"] = self.metrics.sync()
+        groups = {
+            "model": {**self.parameters, **self._buffers()},
+            "optimizer": self.optimizers.tensors(),
+            "random": random_state(self.device),
+        }
+        checkpoint.save(self.out / "checkpoint", groups, {**self.state, "what": self._what()})
+
+    @torch.no_grad()
+    def _resume(self) -> bool:
+        saved = checkpoint.load(self.out / "checkpoint") if self.out else None
+        if saved is None:
+            return False
+        groups, state = saved
+        changes = changed_keys(state.pop("what"), self._what())
+        if changes:
+            key, old, new = changes[0]
+            raise RunError(
+                f"checkpoint {self.out}/checkpoint is of another run. {key}: {old} -> {new}. "
+                "Put the old value back to continue it, or remove the folder to start again."
+            )
+        targets = {**self.parameters, **self._buffers()}
+        for name, value in groups["model"].items():
+            targets[name].copy_(value)
+        self.optimizers.load(groups["optimizer"])
+        set_random_state(self.device, groups["random"])
+        self.state = state
+        return True
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        kept = self.model.state_dict().keys()
+        return {name: value for name, value in self.model.named_buffers() if name in kept}
+
+    def _how_to_continue(self) -> str:
+        done, total = (short_count(self._tokens(n)) for n in (self.state["step"], self.num_steps))
+        where = f"stopped after step {self.state['step']} of {self.num_steps}, {done} of {total} "
+        if self.out is None:
+            return f"{where}tokens; nothing was kept, because no folder was given."
+        return f"{where}tokens; the checkpoint is in {self.out}. Run the same again to continue."

@@ -1,0 +1,180 @@
+"""The loss of a batch: distillation from a teacher, or the next token.
+
+Legend: B rows, T tokens, N counted tokens, D model width, V vocabulary.
+
+A model is any module with `hidden(input_ids_BT, segments=segments_BT) -> hidden_BTD` and an
+`lm_head` with a weight. The head is applied only where the next token counts.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridize.core.errors import RecipeError
+from hybridize.ops.divergence import Head, LossTerm, Term, cross_entropy, head_losses
+from hybridize.training.data import Batch, TokenSource, batch
+from hybridize.training.device import precision
+
+LOSSES = {
+    "reverse_kl": "hybridize.ops.divergence:reverse_kl",
+    "forward_kl": "hybridize.ops.divergence:forward_kl",
+    "js": "hybridize.ops.divergence:js",
+    "cross_entropy": "hybridize.ops.divergence:cross_entropy",
+}
+"""Name of a loss -> where it is; a recipe may also give such a place itself."""
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """A loss summed over the counted tokens of a batch."""
+
+    total: Tensor
+    """Weighted sum in nats, with a gradient; a single number."""
+    count: int
+    """Counted tokens."""
+    parts: dict[str, Tensor]
+    """Unweighted sum of each loss in nats, without gradient; single numbers."""
+
+
+Objective = Callable[[nn.Module, Batch], LossSum]
+
+
+class Distillation:
+    """Losses between the student's distributions and those of a frozen teacher."""
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        loss: Mapping[str, float] | None = None,
+        *,
+        temperature: float = 1.0,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        """Choose the mixture.
+
+        Args:
+            loss: name -> weight; None is reverse KL alone. Weight 0 measures without training.
+            temperature: softens both distributions; cross entropy stays at 1.
+            chunk_tokens: tokens whose logits are held at a time; None chooses.
+
+        Raises:
+            RecipeError: an unknown loss, or a temperature of 0 or less.
+        """
+        if not temperature > 0:
+            raise RecipeError(f"temperature {temperature} is not above 0. Use 1 to soften nothing.")
+        self.teacher = teacher.eval()
+        self.weights = dict(loss) if loss else {"reverse_kl": 1.0}
+        self.identity = {"loss": self.weights, "temperature": temperature}
+        losses = {name: find_loss(name) for name in self.weights}
+        self._terms = tuple(
+            Term(losses[name], weight, 1.0 if losses[name] is cross_entropy else temperature)
+            for name, weight in self.weights.items()
+        )
+        self._chunk_tokens = chunk_tokens
+
+    def __call__(self, model: nn.Module, rows: Batch) -> LossSum:
+        """Return the losses of `model` on a batch; the teacher runs once, without gradient."""
+        places_N = rows.predicting_N
+        with torch.no_grad():
+            teacher_ND = _hidden(self.teacher, rows, places_N)
+        hidden_ND = _hidden(model, rows, places_N)
+        total, sums = head_losses(
+            hidden_ND,
+            _head(model),
+            self._terms,
+            teacher_hidden_ND=teacher_ND,
+            teacher_head=_head(self.teacher),
+            targets_N=rows.input_ids_BT.flatten()[places_N + 1],
+            chunk_tokens=self._chunk_tokens,
+        )
+        return LossSum(total, len(places_N), dict(zip(self.weights, sums, strict=True)))
+
+
+class NextToken:
+    """Cross entropy of the token that follows, for fine-tuning on text."""
+
+    identity: Mapping[str, Any] = {"loss": {"cross_entropy": 1.0}}
+
+    def __init__(self, *, chunk_tokens: int | None = None) -> None:
+        self._chunk_tokens = chunk_tokens
+
+    def __call__(self, model: nn.Module, rows: Batch) -> LossSum:
+        """Return the cross entropy of `model` on a batch."""
+        places_N = rows.predicting_N
+        total, sums = head_losses(
+            _hidden(model, rows, places_N),
+            _head(model),
+            (Term(cross_entropy),),
+            targets_N=rows.input_ids_BT.flatten()[places_N + 1],
+            chunk_tokens=self._chunk_tokens,
+        )
+        return LossSum(total, len(places_N), {"cross_entropy": sums[0]})
+
+
+def find_loss(name: str) -> LossTerm:
+    """Return the loss of a name in `LOSSES`, or of a place `package.module:function`.
+
+    Raises:
+        RecipeError: there is no such loss.
+    """
+    place = LOSSES.get(name, name)
+    module, _, attribute = place.partition(":")
+    if not attribute:
+        near = get_close_matches(name, LOSSES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise RecipeError(f"{name!r} is not a loss (known: {', '.join(LOSSES)}).{hint}")
+    try:
+        loss: LossTerm = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"loss {name!r} cannot be imported ({error}).") from error
+    return loss
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    objective: Objective,
+    source: TokenSource,
+    *,
+    tokens: int,
+    first_row: int = 0,
+    rows_per_batch: int = 1,
+    dtype: str = "float32",
+) -> dict[str, float]:
+    """Return the mean of each loss in nats per counted token over the rows of `tokens` tokens.
+
+    A source that ends is gone through once at most. The model is evaluated in eval mode.
+    """
+    num_rows = max(1, tokens // source.sequence_length)
+    if source.rows_per_pass is not None:
+        num_rows = min(num_rows, source.rows_per_pass)
+    device = next(model.parameters()).device
+    sums: dict[str, Tensor] = {}
+    count = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for row in range(first_row, first_row + num_rows, rows_per_batch):
+            part = batch(source, row, min(rows_per_batch, first_row + num_rows - row)).to(device)
+            with precision(device, dtype):
+                loss = objective(model, part)
+            count += loss.count
+            for name, value in loss.parts.items():
+                sums[name] = sums.get(name, 0.0) + value.double()
+    finally:
+        model.train(was_training)
+    return {name: value.item() / max(1, count) for name, value in sums.items()}
+
+
+def _hidden(model: Any, rows: Batch, places_N: Tensor) -> Tensor:
+    hidden_BTD: Tensor = model.hidden(rows.input_ids_BT, segments=rows.segments_BT)
+    return hidden_BTD.flatten(0, 1)[places_N]
+
+
+def _head(model: Any) -> Head:
+    return Head(model.lm_head.weight, getattr(model.lm_head, "bias", None))
