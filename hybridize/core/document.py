@@ -161,10 +161,12 @@ class _Builder:
         self.seen: set[int] = set()
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        origin = self.document.origins.setdefault(path, _line(node))
         if id(node) in self.seen:
-            raise self.error(node, f"{dotted(path)} is an alias. Recipes have none: write it out.")
+            raise self.error(
+                origin, f"{dotted(path)} is an alias. Recipes have none: write it out."
+            )
         self.seen.add(id(node))
-        self.document.origins[path] = f"line {node.start_mark.line + 1}"
         match node:
             case yaml.MappingNode():
                 return self.mapping(node, path)
@@ -177,27 +179,34 @@ class _Builder:
         values: dict[str, Any] = {}
         for key, entry in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise self.error(key, "a key must be a word.")
+                raise self.error(_line(key), "a key must be a word.")
             inner = (*path, key.value)
             if key.value in values:
                 first = self.document.origins[inner]
                 raise self.error(
-                    key, f"{dotted(inner)} is given twice (first on {first}). Remove one of them."
+                    _line(key),
+                    f"{dotted(inner)} is given twice (first on {first}). Remove one of them.",
                 )
+            self.document.origins[inner] = _line(key)
             values[key.value] = self.build(entry, inner)
-            self.document.origins[inner] = f"line {key.start_mark.line + 1}"
         return values
 
     def scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if node.tag.startswith("!") or kind.startswith("python"):
-            raise self.error(node, f"{dotted(path)} has the tag {node.tag}. Recipes have none.")
+            raise self.error(
+                _line(node), f"{dotted(path)} has the tag {node.tag}. Recipes have none."
+            )
         if kind not in _SCALARS or ":" in node.value:
             return node.value
         if kind != "null":
             self.document.words[path] = node.value
         return yaml.SafeLoader("").construct_object(node)
 
-    def error(self, node: yaml.Node, message: str) -> RecipeError:
-        line = f", line {node.start_mark.line + 1}" if self.at_line else ""
+    def error(self, origin: str, message: str) -> RecipeError:
+        line = f", {origin}" if self.at_line else ""
         return RecipeError(f"{_prefix(self.document.name, self.at_line)}{line}: {message}")
+
+
+def _line(node: yaml.Node) -> str:
+    return f"line {node.start_mark.line + 1}"

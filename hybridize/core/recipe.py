@@ -25,6 +25,7 @@ from hybridize.core.sections import (
     Teacher,
 )
 
+_INHERITED = tuple(Distill.model_fields)
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -88,7 +89,7 @@ class Recipe(Section):
             raise explain(error, document, cls) from None
         recipe = given._complete(document)
         for path, message in check_recipe(recipe):
-            raise document.error(path, message)
+            raise document.error(recipe._written(path), message)
         return recipe
 
     def _complete(self, document: Document) -> Self:
@@ -158,7 +159,13 @@ class Recipe(Section):
 
     def error(self, path: str, message: str) -> RecipeError:
         """Make the error of one value: its place in the file, then `message`."""
-        return self._document.error(self._path(path), message)
+        return self._document.error(self._written(self._path(path)), message)
+
+    def _written(self, path: KeyPath) -> KeyPath:
+        """Return where a value was written: that of a stage may have been left to `distill`."""
+        key = path[2:] if path[0] == "stages" else path[1:]
+        inherited = path not in self._document.origins and path[0] in ("stages", "sft")
+        return ("distill", *key) if inherited and key[:1] and key[0] in _INHERITED else path
 
     def _path(self, path: str) -> KeyPath:
         for known in self._document.origins:
@@ -170,8 +177,7 @@ class Recipe(Section):
         """Say where a value comes from: `line 31`, an option, `distill` or `default`."""
         if path in self._document.origins:
             return self._document.origins[path]
-        key = path[2:3] if path[0] == "stages" else path[1:2] if path[0] == "sft" else ()
-        return "distill" if key and key[0] in Distill.model_fields else "default"
+        return "default" if self._written(path) == path else "distill"
 
     def resolved(self) -> str:
         """Print the recipe as YAML with every default filled in, each value with its origin.

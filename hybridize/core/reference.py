@@ -29,7 +29,7 @@ def choices(annotation: Any) -> tuple[str, ...]:
     """List the words a value may be: of a literal, or the tags of a union of sections."""
     annotation = bare(annotation)
     if get_origin(annotation) is Literal:
-        return get_args(annotation)
+        return tuple(str(word) for word in get_args(annotation))
     return tuple(str(tag) for tag in union_members(annotation))
 
 

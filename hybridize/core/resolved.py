@@ -66,5 +66,7 @@ def print_value(value: Any) -> str:
     """Print a value on one line so that YAML reads it back."""
     if isinstance(value, tuple):
         value = list(value)
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
+    )
     return text.removesuffix("...\n").rstrip("\n").removesuffix("\n...")

@@ -118,13 +118,10 @@ def _not_known(name: str, value: Any, annotation: Any) -> str:
     if members:
         tag = next(iter(next(iter(members.values())).model_fields))
         name, value = f"{name}.{tag}", value.get(tag)
+    listed = ", ".join(known)
     if value is None:
-        return f"{name} is missing. Known: {', '.join(known)}."
-    return f"{name} {value!r} is not known. {did_you_mean(str(value), known)}Known: {_list(known)}."
-
-
-def _list(words: tuple[Any, ...]) -> str:
-    return ", ".join(str(word) for word in words)
+        return f"{name} is missing. Known: {listed}."
+    return f"{name} {value!r} is not known. {did_you_mean(str(value), known)}Known: {listed}."
 
 
 def _meaning(section: type[BaseModel], name: str) -> str:

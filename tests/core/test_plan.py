@@ -1,0 +1,78 @@
+"""A plan lays the stages out, refuses the impossible, and reads back what it wrote."""
+
+import json
+
+import pytest
+
+from hybridize.core.errors import RecipeError, RunError
+from hybridize.core.plan import Plan, make_plan, training_bytes
+from hybridize.core.recipe import load_recipe
+from hybridize.core.shape import ModelShape
+
+SHAPE = ModelShape.from_config(
+    {
+        "model_type": "llama",
+        "num_hidden_layers": 12,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+        "max_position_embeddings": 1024,
+    }
+)
+
+
+@pytest.fixture
+def recipe():
+    return load_recipe("tiny", ["data.sequence_length=512"])
+
+
+@pytest.fixture
+def plan(recipe):
+    return make_plan(recipe, SHAPE)
+
+
+def test_budgets_add_up(plan, recipe):
+    assert plan.tokens == sum(stage.tokens for stage in recipe.stages) + recipe.sft.tokens
+    assert plan.flops == pytest.approx(sum(stage.flops for stage in plan.stages) + plan.sft_flops)
+    assert plan.seconds(1e9) == plan.flops / 1e9
+
+
+def test_more_layers_than_the_teacher_has_are_refused_with_the_line(recipe):
+    too_many = load_recipe("tiny", ["stages.h10.converted=20"])
+    with pytest.raises(RecipeError, match="stage h10 converts 20 layers, but the teacher has 12"):
+        make_plan(too_many, SHAPE)
+    line = recipe.get_line("data.sequence_length")
+    assert line is None
+    with pytest.raises(RecipeError, match=r"recipe tiny\.yaml, .*at most 1024"):
+        make_plan(load_recipe("tiny", ["data.sequence_length=2048"]), SHAPE)
+
+
+def test_layers_are_decided_stage_by_stage(plan):
+    decided = plan.with_layers("h6", [1, 3, 5, 7, 9, 11]).with_layers("h7", [0])
+    assert str(decided.layout_of("h7")) == "MMAMAMAMAM AM"
+    assert decided.layout_of("h8") is None
+    with pytest.raises(RunError, match="no layout yet"):
+        plan.with_layers("h7", [0])
+    with pytest.raises(RunError, match="7 converted layers"):
+        decided.with_layers("h7", [1])
+
+
+def test_it_reads_back_what_it_wrote(plan):
+    decided = plan.with_layers("h6", [0, 1, 2, 3, 4, 5])
+    assert Plan.from_json(json.loads(json.dumps(decided.to_json()))) == decided
+    with pytest.raises(RunError, match="not a plan file"):
+        Plan.from_json({"stages": []})
+
+
+def test_it_prints_a_row_a_stage(plan):
+    lines = plan.with_layers("h6", range(6)).text(1e12).splitlines()
+    assert lines[1].split()[0] == "teacher"
+    assert lines[2].endswith("MMMMMMAAAA AA")
+    assert lines[3].endswith("decided by replace_one")
+    assert "at 1TFLOP/s" in lines[-2]
+
+
+def test_training_only_the_mixers_takes_less_memory(recipe):
+    mixers = load_recipe("tiny", ["distill.train=[mixer]"])
+    assert training_bytes(mixers, SHAPE) < training_bytes(recipe, SHAPE)

@@ -1,0 +1,100 @@
+"""The shape of a model counts what the real model has."""
+
+import json
+
+import pytest
+
+from hybridize.core.artifacts import plain
+from hybridize.core.errors import ModelError
+from hybridize.core.layout import Layout
+from hybridize.core.shape import ModelShape
+
+CONFIG = {
+    "num_hidden_layers": 3,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "vocab_size": 64,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
+VARIANTS = [
+    {"model_type": "llama"},
+    {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    {"model_type": "mistral", "tie_word_embeddings": True, "sliding_window": None},
+    {"model_type": "qwen2", "head_dim": 8},
+    {"model_type": "qwen3", "attention_bias": True},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
+def test_parameters_are_those_of_transformers(variant):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = {**CONFIG, **variant}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    shape = ModelShape.from_config(config)
+    assert shape.parameters() == sum(weight.numel() for weight in model.parameters())
+    assert ModelShape.from_config(model.config.to_dict()) == shape
+
+
+def test_the_teacher_of_apriel_has_the_published_sizes():
+    shape = ModelShape.from_config(
+        {
+            "model_type": "mistral",
+            "num_hidden_layers": 50,
+            "hidden_size": 5120,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 14336,
+            "vocab_size": 131072,
+            "max_position_embeddings": 65536,
+            "rope_theta": 1e6,
+            "sliding_window": None,
+        }
+    )
+    assert shape.parameters() == pytest.approx(14.974e9, rel=1e-4)
+    assert shape.mixer_parameters("attention") == pytest.approx(52.43e6, rel=1e-4)
+    assert shape.mixer_parameters("mamba1") == pytest.approx(76.44e6, rel=1e-3)
+    per_token = shape.cache_bytes(shape.layout(), 1000) / 1000
+    assert per_token == 200 * 1024
+    h30 = shape.layout().convert(range(30), to="mamba1")
+    state = 30 * (65_536 * 4 + 4096 * 3 * 2)
+    assert shape.cache_bytes(h30, 1000) == 80 * 1024 * 1000 + state
+
+
+def test_a_student_config_gives_the_shape_of_its_teacher():
+    teacher = {**CONFIG, "model_type": "llama", "rope_parameters": {"rope_theta": 5e5}}
+    shape = ModelShape.from_config({"model_type": "hybridize", "teacher": teacher})
+    assert shape.rope_theta == 5e5
+    assert ModelShape.from_json(json.loads(json.dumps(plain(shape)))) == shape
+
+
+def test_flops_grow_with_context_only_where_there_is_attention():
+    shape = ModelShape.from_config({**CONFIG, "model_type": "llama"})
+    hybrid = Layout.parse("AMM")
+    mamba = Layout.uniform(3, "mamba2")
+    growth = [
+        shape.flops_per_token(layout, 1000) - shape.flops_per_token(layout, 0)
+        for layout in (shape.layout(), hybrid, mamba)
+    ]
+    assert growth == [3 * 4 * 1000 * 64, 4 * 1000 * 64, 0]
+
+
+def test_a_sliding_layer_keeps_its_window_only():
+    config = {**CONFIG, "model_type": "mistral", "sliding_window": 8}
+    shape = ModelShape.from_config(config)
+    sliding = Layout.uniform(3, "sliding")
+    assert shape.cache_bytes(sliding, 100) == shape.cache_bytes(sliding, 8)
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ModelError, match=r"'gpt_neox' is not a known family \(known: llama"):
+        ModelShape.from_config({"model_type": "gpt_neox"}, name="models/teacher")
+    with pytest.raises(ModelError, match="no 'hidden_size'"):
+        ModelShape.from_config({"model_type": "llama", "num_attention_heads": 4})
+    with pytest.raises(ModelError, match=r"there is no .*config\.json"):
+        ModelShape.read(tmp_path)
