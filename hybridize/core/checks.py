@@ -138,11 +138,11 @@ def _check_training(
             f"{name} has a budget of {tokens} tokens, less than one step of {per_step}. "
             "Raise tokens or lower tokens_per_step.",
         )
-    if per_step % length:
+    if per_step < length:
         yield (
             (*here, "tokens_per_step"),
-            f"{name} takes {per_step} tokens a step, which are no whole rows of "
-            f"{length} tokens (data.sequence_length). Take a multiple.",
+            f"{name} takes {per_step} tokens a step, less than one row of {length} tokens. "
+            "Raise tokens_per_step or lower data.sequence_length.",
         )
     schedule = training.schedule
     if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:

@@ -144,6 +144,8 @@ class ReplaceOne(Section):
     """Tokens of one update."""
     lr: Positive = 1e-3
     """Learning rate of the short training."""
+    train: Words = ("mixer",)
+    """What is trained: all, mixer, or patterns of parameter names."""
 
 
 Measurement = Annotated[LeaveOneOut | ReplaceOne, Field(discriminator="method")]
@@ -267,7 +269,7 @@ class Bench(Section):
     batch: Count = 1
     """Sequences at once."""
     repeats: Count = 3
-    """Measurements, of which the best counts."""
+    """Measurements of each point; their median counts."""
 
 
 class Report(Section):

@@ -4,8 +4,6 @@
 |---|---|
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
-| NO_COLOR | any value: print without colour |
-| RANK, LOCAL_RANK, WORLD_SIZE | set by torchrun: process among all, on its node, how many |
 """
 
 import os
@@ -23,14 +21,6 @@ class Settings:
     """Device to compute on; None means the best present."""
     threads: int | None
     """CPU threads; None leaves the choice to torch."""
-    color: bool
-    """Whether output may be coloured."""
-    rank: int
-    """Number of this process among all."""
-    local_rank: int
-    """Number of this process on its machine."""
-    world_size: int
-    """Number of processes."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -43,10 +33,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         device=values.get("HYBRIDIZE_DEVICE") or None,
         threads=_number(values, "HYBRIDIZE_THREADS", minimum=1),
-        color=not values.get("NO_COLOR"),
-        rank=_number(values, "RANK") or 0,
-        local_rank=_number(values, "LOCAL_RANK") or 0,
-        world_size=_number(values, "WORLD_SIZE", minimum=1) or 1,
     )
 
 

@@ -102,7 +102,7 @@ MISTAKES = [
     ("name: h8", "name: h8\n    start_from: h9", 9, "starts from 'h9', which is no earlier stage"),
     ("converted: 8", "converted: 3", 9, "stage h8 converts 3 layers in all, but h4 has 4"),
     ("tokens: 1M\n", "tokens: 100k\n", 10, "less than one step of 512000"),
-    ("512k", "513", 16, "takes 513 tokens a step, which are no whole rows of 512"),
+    ("512k", "511", 16, "takes 511 tokens a step, less than one row of 512"),
     ("warmup: 2%", "warmup: 90%", 15, "for more than 100%"),
     ("distill:\n", "seed: 1\nseed: 2\ndistill:\n", 14, "seed is given twice (first on line 13)"),
     ("distill:\n", "distil:\n", 13, "distil is not a setting. Did you mean distill? Sections: "),
