@@ -6,8 +6,8 @@ Example:
     out = model(input_ids, segments=segments)            # several documents in a row
     model.generate(input_ids, max_new_tokens=20)
 
-Read `hybrid` first, then `mixers/base`, `mixers/mamba2`, `cache`, `families` and `loading`. Importing this package
-makes the model known to transformers' AutoConfig and AutoModelForCausalLM.
+Read `hybrid` first, then `mixers/base`, `mixers/mamba2`, `cache`, `families` and `loading`.
+Importing this package makes the model known to transformers' AutoConfig and AutoModelForCausalLM.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""HybridCache: what each layer remembers, keys and values for attention, a few state tensors for other mixers.
+"""HybridCache: what each layer remembers of earlier tokens, keys and values or a fixed state.
 
 Legend: B batch, T tokens.
 """
@@ -101,7 +101,7 @@ class HybridCache(Cache):
         """
         if not self.is_croppable:
             raise ModelError(
-                "a cache with state layers cannot be cropped: run the shorter prompt through the model again."
+                "a cache with state layers cannot be cropped: run the shorter prompt again."
             )
         super().crop(tokens_to_remove)
         self.num_tokens -= abs(tokens_to_remove)

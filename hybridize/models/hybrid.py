@@ -2,14 +2,14 @@
 
 Legend: B batch, T tokens, D model width, V vocabulary.
 
-Everything a layer keeps (norms, MLP, attention) is the teacher's own module under the teacher's own name, so a student
-in which no layer is converted has the teacher's tensors and computes the teacher's numbers, bit for bit. A converted
-layer holds `mixer` in the place of `self_attn`.
+Everything a layer keeps (norms, MLP, attention) is the teacher's own module under the teacher's own
+name, so a student in which no layer is converted has the teacher's tensors and computes the
+teacher's numbers, bit for bit. A converted layer holds `mixer` in the place of `self_attn`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class HybridConfig(PreTrainedConfig):
     """Configuration of a student: its teacher's configuration and the mixer of each layer."""
 
     model_type = "hybridize"
-    sub_configs = {"teacher": AutoConfig}
+    sub_configs: ClassVar = {"teacher": AutoConfig}
 
     teacher: dict[str, Any] | PreTrainedConfig | None = None
     """The teacher's configuration, `model_type` included."""
@@ -134,14 +134,14 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = HybridConfig
     base_model_prefix = "model"
-    _no_split_modules = ["HybridLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules: ClassVar = ["HybridLayer"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _keep_in_fp32_modules_strict = ["A_log", "mixer.D", "dt_bias"]
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
+    _keep_in_fp32_modules_strict: ClassVar = ["A_log", "mixer.D", "dt_bias"]
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)
@@ -194,7 +194,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values = self.make_cache()
         if inputs_embeds is None:
             inputs_embeds = self.model.embed_tokens(input_ids)
-        ctx = self._make_context(
+        ctx = self.make_context(
             inputs_embeds, attention_mask, segments, position_ids, past_key_values
         )
         states: list[Tensor] | None = [] if output_hidden_states else None
@@ -217,7 +217,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             states: a list that gets the input of each layer and the final states.
         """
         embedded_BTD = self.model.embed_tokens(input_ids)
-        ctx = self._make_context(embedded_BTD, None, segments, None, None)
+        ctx = self.make_context(embedded_BTD, segments_BT=segments)
         return self._run(embedded_BTD, ctx, states)
 
     def _run(self, hidden_BTD: Tensor, ctx: MixerContext, states: list[Tensor] | None) -> Tensor:
@@ -232,15 +232,15 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             ctx.cache.advance(hidden_BTD.shape[1])
         return hidden_BTD
 
-    def _make_context(
+    def make_context(
         self,
         hidden_BTD: Tensor,
-        attention_mask: Tensor | None,
-        segments_BT: Tensor | None,
-        positions_BT: Tensor | None,
-        cache: HybridCache | None,
+        attention_mask: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        cache: HybridCache | None = None,
     ) -> MixerContext:
-        """Settle once, for all layers, who sees whom and at which position."""
+        """Settle once, for all layers, who sees whom and at which position; see `forward`."""
         if segments_BT is not None and (attention_mask is not None or cache is not None):
             raise ModelError("segments exclude an attention mask and a cache: pass one of them.")
         if cache is not None and not isinstance(cache, HybridCache):

@@ -1,4 +1,4 @@
-"""Load a teacher or a student from a folder, and save one; safetensors only, no remote code, no pickle."""
+"""Load a teacher or a student from a folder, and save one: safetensors only, no code, no pickle."""
 
 import json
 import shutil
@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from hybridize.core.errors import ModelError
-from hybridize.models.families import FAMILIES, find_family
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM, HybridModel
+from hybridize.models.apriel_h1 import is_apriel_h1, read_apriel_h1
+from hybridize.models.families import find_family
+from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
 from hybridize.models.mixers import Mixer
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "teacher"
@@ -64,13 +67,14 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"model {folder}: the tokenizer cannot be read ({error}). Copy the teacher's tokenizer files there."
+            f"model {folder}: the tokenizer cannot be read ({error}). "
+            "Copy the teacher's tokenizer files there."
         ) from error
     vocab_size = _read_config(folder).vocab_size
     if len(tokenizer) > vocab_size:
         raise ModelError(
-            f"model {folder}: the tokenizer has {len(tokenizer)} tokens, but the embedding has {vocab_size} rows. "
-            "Use the tokenizer that belongs to the model."
+            f"model {folder}: the tokenizer has {len(tokenizer)} tokens, but the embedding has "
+            f"{vocab_size} rows. Use the tokenizer that belongs to the model."
         )
     return tokenizer
 
@@ -78,13 +82,17 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
 def save_model(
     model: HybridForCausalLM, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
 ) -> Path:
-    """Write a folder that `load_model` and AutoModelForCausalLM read; a reader never sees half of it."""
+    """Write a folder for `load_model` and AutoModelForCausalLM; a reader never sees half of it."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("writing", "replaced"))
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(fresh)
+    fresh.mkdir()
+    _write_tensors(model, fresh)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(fresh)
+    model.generation_config.save_pretrained(fresh)
     if tokenizer is not None:
         tokenizer.save_pretrained(fresh)
     if folder.exists():
@@ -92,6 +100,19 @@ def save_model(
     fresh.rename(folder)
     shutil.rmtree(stale, ignore_errors=True)
     return folder
+
+
+def _write_tensors(model: HybridForCausalLM, folder: Path) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size="5GB")
+    for file, names in split.filename_to_tensors.items():
+        shard = {name: tensors[name] for name in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def find_folder(path: str | Path, revision: str | None = None) -> Path:
@@ -107,8 +128,6 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         return folder
     if folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
         raise ModelError(f"model {path}: there is no such folder. Check the path.")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  only hub ids need the network
-
     try:
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=_FILES))
     except (OSError, ValueError) as error:
@@ -132,6 +151,8 @@ def _read_config(folder: Path) -> HybridConfig:
     family = values.get("model_type")
     if family == HybridConfig.model_type:
         return HybridConfig(**values)
+    if is_apriel_h1(values):
+        return read_apriel_h1(values, str(folder))
     return HybridConfig(teacher=find_family(str(family), str(folder)).config(**values))
 
 
@@ -158,15 +179,17 @@ def _read_tensors(
                     shape = tuple(file.get_slice(name).get_shape())
                     if shape != wanted[name]:
                         raise ModelError(
-                            f"model {folder}: {name} in {shard.name} has shape {shape}, but config.json asks for "
-                            f"{wanted[name]}. The weights and config.json belong to different models."
+                            f"model {folder}: {name} in {shard.name} has shape {shape}, but "
+                            f"config.json asks for {wanted[name]}. The weights and config.json "
+                            "belong to different models."
                         )
                     tensor = file.get_tensor(name)
                     goal = torch.float32 if name in float32_names else dtype
                     tensors[name] = tensor if goal is None else tensor.to(goal)
         except SafetensorError as error:
             raise ModelError(
-                f"model {folder}: {shard.name} is truncated or not a safetensors file ({error}). Copy it again."
+                f"model {folder}: {shard.name} is truncated or not a safetensors file ({error}). "
+                "Copy it again."
             ) from error
     missing = sorted(wanted.keys() - tensors.keys())
     if missing:
@@ -188,6 +211,6 @@ def _list_shards(folder: Path) -> list[Path]:
             pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
             hint = "Copy it there."
             if pickled:
-                hint = f"{pickled[0].name} is a pickle, which is never loaded: convert it to safetensors."
+                hint = f"{pickled[0].name} is a pickle, never loaded: convert it to safetensors."
             raise ModelError(f"model {folder}: {shard.name} is missing. {hint}")
     return shards

@@ -2,9 +2,9 @@
 
 Legend: B batch, T tokens.
 
-A row may hold several documents, numbered by `segments_BT`, with 0 for padding. Three rules hold in every operator:
-padding neither writes to the state nor lets it decay; the state is cleared at the first token of a document; a state
-that is handed in belongs to the first document of the row.
+A row may hold several documents, numbered by `segments_BT`, with 0 for padding. Three rules hold in
+every operator: padding neither writes to the state nor lets it decay; the state is cleared at the
+first token of a document; a state that is handed in belongs to the first document of the row.
 """
 
 import torch

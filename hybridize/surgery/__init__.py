@@ -5,8 +5,8 @@ Example:
     student = convert(teacher, layout, init="from_attention", seed=17)
     print(plan_weights(teacher, layout).summary())
 
-Read `weight_map` (the language of maps), `from_attention` (the map of each mixer), `apply` (making the model) and
-`calibrate` (fitting the new mixers to a few rows of text before any training).
+Read `weight_map` (the language of maps), `from_attention` (the map of each mixer), `apply` (making
+the model) and `calibrate` (fitting the new mixers to a few rows of text before any training).
 """
 
 from hybridize.surgery.apply import convert, plan_weights

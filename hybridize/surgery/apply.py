@@ -89,8 +89,8 @@ def _make_config(
         wanted = dict(options or {})
         if kind in kept_kinds and wanted != known.get(kind, {}):
             raise ModelError(
-                f"mixer {kind}: the options {wanted} differ from {known.get(kind, {})} of the layers "
-                "already converted. One model has one set of options for each kind."
+                f"mixer {kind}: the options {wanted} differ from {known.get(kind, {})} of the "
+                "layers already converted. One model has one set of options for each kind."
             )
         known[kind] = wanted
     values = {name: value for name, value in known.items() if name in layout.mixers}

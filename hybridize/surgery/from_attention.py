@@ -1,7 +1,8 @@
-"""The weight map of each mixer: V becomes x, K becomes B, Q becomes C, O becomes the output projection.
+"""The weight map of each mixer: V becomes x, K becomes B, Q becomes C, O projects the output.
 
-Attention without its softmax is a state-space model with the values as inputs, the keys as the input matrix and the
-queries as the output matrix (Wang et al. 2024, "The Mamba in the Llama", arXiv 2408.15237, section 2).
+Attention without its softmax is a state-space model with the values as inputs, the keys as the
+input matrix and the queries as the output matrix (Wang et al. 2024, "The Mamba in the Llama", arXiv
+2408.15237, section 2).
 """
 
 from collections.abc import Callable, Mapping

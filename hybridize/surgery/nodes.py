@@ -1,13 +1,12 @@
 """The expressions of a weight map: Copy, Slice, Concat, Repeat, Scale and Init.
 
-Each is a frozen value over the tensors of three origins: `student`, the model before a conversion; `teacher`, the model
-with the original attention; `init`, the mixers as they would be drawn at random. Its shape can be worked out, and
-checked, before any tensor is read.
+Each is a frozen value over the tensors of three origins: `student`, the model before a conversion;
+`teacher`, the model with the original attention; `init`, the mixers as they would be drawn at
+random. Its shape can be worked out, and checked, before any tensor is read.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
 
 import torch
 from torch import Tensor
@@ -71,7 +70,7 @@ class Slice(Node):
         whole = self.node.shape(shapes)
         if not 0 <= self.start < self.stop <= whole[0]:
             raise ModelError(
-                f"weight map: rows {self.start}:{self.stop} of {self.node} do not exist; it has {whole[0]}."
+                f"weight map: {self.node} has {whole[0]} rows, so no rows {self.start}:{self.stop}."
             )
         return (self.stop - self.start, *whole[1:])
 
@@ -127,7 +126,8 @@ class Repeat(Node):
         whole = list(self.node.shape(shapes))
         if whole[self.dim] % self.block:
             raise ModelError(
-                f"weight map: {self.node} has {whole[self.dim]} entries, no multiple of {self.block}."
+                f"weight map: {self.node} has {whole[self.dim]} entries, no multiple of "
+                f"{self.block}."
             )
         whole[self.dim] *= self.times
         return tuple(whole)

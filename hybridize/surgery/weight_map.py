@@ -1,4 +1,4 @@
-"""WeightMap: where each tensor of a student comes from, as a value that can be printed, checked and saved."""
+"""WeightMap: where each tensor of a student comes from, printed, checked and saved."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _NODES: dict[str, type[Node]] = {
 
 @dataclass(frozen=True)
 class WeightMap:
-    """An expression for each tensor of the student, and a reason for each tensor that is left behind."""
+    """An expression for each tensor of the student, and a reason for each tensor left behind."""
 
     entries: tuple[tuple[str, Node], ...]
     """(student tensor, expression), in the order of the student's tensors."""
@@ -52,15 +52,16 @@ class WeightMap:
             found = node.shape(shapes)
             if found != tuple(wanted[name]):
                 raise ModelError(
-                    f"weight map: {name} needs shape {tuple(wanted[name])}, but {node} has {found}. "
-                    "Check the mixer's options against the teacher's heads."
+                    f"weight map: {name} needs shape {tuple(wanted[name])}, but {node} has {found}."
+                    " Check the mixer's options against the teacher's heads."
                 )
         used = self.used
         for origin in ("student", "teacher"):
             for name in shapes[origin]:
                 if f"{origin}:{name}" not in used and f"{origin}:{name}" not in self.dropped:
                     raise ModelError(
-                        f"weight map: tensor {name} of the {origin} is neither used nor listed as dropped."
+                        f"weight map: tensor {name} of the {origin} is neither used nor listed as "
+                        "dropped."
                     )
 
     @property

@@ -1,4 +1,4 @@
-"""The families of teachers that can be converted: a table from `model_type` to the parts of the family.
+"""The families of teachers that can be converted: a table from `model_type` to their parts.
 
 A family is one file with one `Family`; adding one is that file and a line here.
 """

@@ -1,4 +1,4 @@
-"""Family: which modules of transformers a teacher is made of, and where its attention keeps q, k, v and o."""
+"""Family: which modules of transformers a teacher is made of."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ def get_layer_type_window(config: PreTrainedConfig, layer: int) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The parts of one family of teachers; all have pre-norm layers, rotary positions and a gated MLP."""
+    """The parts of one family; all have pre-norm layers, rotary positions and a gated MLP."""
 
     name: str
     """The `model_type` in config.json."""

@@ -1,4 +1,4 @@
-"""Mistral: Llama with a head size of its own and, in some models, one sliding window in every layer."""
+"""Mistral: Llama with a free head width and, in some models, a sliding window in every layer."""
 
 from transformers import MistralConfig
 from transformers.models.mistral.modeling_mistral import (

@@ -32,7 +32,8 @@ def find_mixer(kind: str) -> type[Mixer]:
         near = get_close_matches(kind, MIXERS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ModelError(
-            f"mixer {kind!r} is not known (known: {', '.join(MIXERS)}, or package.module:Name).{hint}"
+            f"mixer {kind!r} is not known (known: {', '.join(MIXERS)}, or "
+            f"package.module:Name).{hint}"
         )
     module, name = MIXERS.get(kind, kind).split(":", 1)
     try:

@@ -1,6 +1,6 @@
-"""What every mixer is and gets: Mixer, MixerShape (the geometry) and MixerContext (one forward pass).
+"""What every mixer is and gets: Mixer, MixerShape (geometry) and MixerContext (one forward pass).
 
-Legend: B batch, T tokens, S tokens seen so far including these, D model width, K head width.
+Legend: B batch, T tokens, D model width, K head width.
 """
 
 from collections.abc import Mapping
@@ -47,19 +47,19 @@ class MixerContext:
 class Mixer(nn.Module):
     """A sub-layer that mixes tokens, in the place of attention.
 
-    Subclasses take `(shape, layer, **options)` and implement `forward` and `reset`. Nothing may flow between
-    documents, and padding may not change other tokens.
+    Subclasses take `(shape, layer, **options)` and implement `forward` and `reset`. Nothing may
+    flow between documents, and padding may not change other tokens.
     """
 
     FLOAT32: tuple[str, ...] = ()
-    """Parameters that stay in float32 in a bfloat16 model, because rounding them changes the decay."""
+    """Parameters that stay float32 in a bfloat16 model: rounding them changes the decay."""
 
     def __init__(self, shape: MixerShape, layer: int) -> None:
         super().__init__()
         self.shape, self.layer = shape, layer
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
-        """Mix the tokens of each document; return what is added to the residual stream, (B, T, D)."""
+        """Mix the tokens of each document; return what the residual stream gains, (B, T, D)."""
         raise NotImplementedError
 
     def reset(self, generator: torch.Generator | None = None) -> None:

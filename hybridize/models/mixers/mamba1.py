@@ -1,9 +1,10 @@
 """Mamba1: a mixer of the form of Mamba with values and keys shared between heads, as in Apriel-H1.
 
-Legend: B batch, T tokens, D model width, E inner width (query heads times head width), X width of values and keys
-(key-value heads times head width), N state size, G groups of N channels that share B and C, R rank of the step size.
+Legend: B batch, T tokens, D model width, E inner width (query heads times head width), X width of
+values and keys (key-value heads times head width), N state size, R rank of the step size.
 
-Paper symbols (Gu and Dao 2023, arXiv 2312.00752): x values, B keys, C queries, z gate, dt step size, A decay rate.
+Paper symbols (Gu and Dao 2023, arXiv 2312.00752): x values, B keys, C queries, z gate, dt step
+size, A decay rate.
 """
 
 import math
@@ -22,8 +23,8 @@ SMALLEST_STEP, LARGEST_STEP = 1e-3, 1e-1
 class Mamba1(Mixer):
     """y = selective_scan(silu(conv(x)), dt, A, B, C, D) * silu(z).
 
-    Values and keys are projected once per key-value head, cut into groups of N channels, and the groups are repeated
-    until there are as many as query groups.
+    Values and keys are projected once per key-value head, cut into groups of N channels, and the
+    groups are repeated until there are as many as query groups.
 
     Args:
         state_size: N, which is also the number of channels in a group.
@@ -54,7 +55,8 @@ class Mamba1(Mixer):
             )
         if shape.head_dim % state_size:
             raise ModelError(
-                f"mixer mamba1: state_size {state_size} does not divide the head width {shape.head_dim}."
+                f"mixer mamba1: state_size {state_size} does not divide the head width "
+                f"{shape.head_dim}."
             )
         self.state_size, self.repeat, self.dt_bias = state_size, repeat, dt_bias
         self.inner_size = shape.num_heads * shape.head_dim

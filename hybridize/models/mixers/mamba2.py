@@ -1,9 +1,10 @@
-"""Mamba2: a mixer of the form of Mamba-2 with grouped norms, as GraniteMoeHybrid of transformers computes it.
+"""Mamba2: a mixer of the form of Mamba-2 with one norm per group, as GraniteMoeHybrid has it.
 
-Legend: B batch, T tokens, D model width, H heads, P channels per head, G groups of heads that share B and C, N state
-size, E = H P inner width, X = E + 2 G N convolved channels, W convolution width.
+Legend: B batch, T tokens, D model width, H heads, P channels per head, G groups of heads that share
+B and C, N state size, E = H P inner width, X = E + 2 G N convolved channels, W convolution width.
 
-Paper symbols (Dao and Gu 2024, arXiv 2405.21060): x values, B keys, C queries, z gate, dt step size, A decay rate.
+Paper symbols (Dao and Gu 2024, arXiv 2405.21060): x values, B keys, C queries, z gate, dt step
+size, A decay rate.
 """
 
 import math
@@ -107,7 +108,7 @@ class Mamba2(Mixer):
 
 
 class GroupedNorm(nn.Module):
-    """Gate with silu(z), then divide each group by its root mean square, then scale each channel."""
+    """Gate with silu(z), divide each group by its root mean square, scale each channel."""
 
     def __init__(self, width: int, num_groups: int, eps: float) -> None:
         super().__init__()
@@ -123,9 +124,10 @@ class GroupedNorm(nn.Module):
 
 
 def get_slow_decay(num_groups: int, heads_per_group: int) -> Tensor:
-    """Return log(-A) per head so that, at dt = 1, memories are spread evenly in log from 16 to 4096 tokens.
+    """Return log(-A) per head: at dt = 1, memories evenly spread in log from 16 to 4096 tokens.
 
-    The heads of one group get memories far apart: group g holds entries g, g + G, ... of the spread.
+    The heads of one group get memories far apart: group g holds entries g, g + G, ... of the
+    spread.
     """
     num_heads = num_groups * heads_per_group
     spread = torch.linspace(math.log(SHORTEST_MEMORY), math.log(LONGEST_MEMORY), num_heads)

@@ -28,8 +28,8 @@ def causal_conv(
         state_BDW: the inputs before the first token, oldest first; None is zeros.
         form: "reference" (token loop), "chunked" (shifted products) or "auto".
 
-    Returns:
-        outputs (B, T, D), finite but meaningless at padding, and the last kept inputs of the last document.
+    Returns: outputs (B, T, D), finite but meaningless at padding, and the last kept inputs of the
+        last document.
     """
     if form not in ("auto", "reference", "chunked"):
         raise ValueError(f"causal_conv has no form {form!r}; use auto, reference or chunked")

@@ -1,6 +1,7 @@
 """Selective scan, the recurrence of Mamba (Gu and Dao 2023, arXiv 2312.00752, section 3).
 
-Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per channel.
+Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per
+channel.
 """
 
 from torch import Tensor
@@ -12,7 +13,7 @@ SHORT = 16
 """Up to this many tokens the token loop is faster than two levels of chunks."""
 
 
-def selective_scan(
+def selective_scan(  # noqa: PLR0913  the recurrence has this many inputs
     x_BTD: Tensor,
     dt_BTD: Tensor,
     A_DN: Tensor,
@@ -37,9 +38,8 @@ def selective_scan(
         state_BDN: state before the first token; None is zeros.
         form: "reference" (token loop), "chunked" (two levels of loops) or "auto".
 
-    Returns:
-        outputs (B, T, D) in the dtype of x, finite but meaningless at padding, and the state after the last token in
-        float32.
+    Returns: outputs (B, T, D) in the dtype of x, finite but meaningless at padding, and the state
+        after the last token in float32.
     """
     if form not in ("auto", "reference", "chunked"):
         raise ValueError(f"selective_scan has no form {form!r}; use auto, reference or chunked")

@@ -1,11 +1,11 @@
 """The recurrence of Mamba as two nested loops: all chunks side by side, then one carry per chunk.
 
-Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per channel, K chunks,
-L tokens of one chunk, M = D N state entries.
+Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per
+channel, K chunks, L tokens of one chunk, M = D N state entries.
 
-A loop over T tokens becomes one over L tokens on K times more data, plus one over K chunk ends; with L near the root
-of T this is a few dozen large operations. The gradient is the same recurrence run backwards in time, so no step of
-the loops is recorded.
+A loop over T tokens becomes one over L tokens on K times more data, plus one over K chunk ends;
+with L near the root of T this is a few dozen large operations. The gradient is the same recurrence
+run backwards in time, so no step of the loops is recorded.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def selective_scan_chunked(
     state_BDN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `hybridize.ops.selective_scan.selective_scan`."""
-    num_rows, num_tokens, num_channels = x_BTD.shape
+    num_rows, _, num_channels = x_BTD.shape
     num_groups, num_states = B_BTGN.shape[2:]
     dtype = get_compute_dtype(x_BTD.dtype)
     value_BTD, dt_BTD = x_BTD.to(dtype), dt_BTD.to(dtype)

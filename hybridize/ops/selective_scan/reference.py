@@ -1,6 +1,7 @@
 """The recurrence of Mamba token by token: slow, and the definition of correct.
 
-Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per channel.
+Legend: B batch, T tokens, D channels, G groups of channels that share B and C, N state size per
+channel.
 """
 
 import torch

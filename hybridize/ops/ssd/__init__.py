@@ -1,6 +1,7 @@
 """State-space duality, the recurrence of Mamba-2 (Dao and Gu 2024, arXiv 2405.21060, section 6).
 
-Legend: B batch, T tokens, H heads, P channels per head, G groups of heads that share B and C, N state size.
+Legend: B batch, T tokens, H heads, P channels per head, G groups of heads that share B and C, N
+state size.
 """
 
 from torch import Tensor
@@ -12,7 +13,7 @@ SHORT = 4
 """Up to this many tokens the token loop is faster than one chunk."""
 
 
-def ssd(
+def ssd(  # noqa: PLR0913  the recurrence has this many inputs
     x_BTHP: Tensor,
     dt_BTH: Tensor,
     A_H: Tensor,
@@ -38,8 +39,8 @@ def ssd(
         form: "reference" (token loop), "chunked" (matrix products) or "auto".
 
     Returns:
-        outputs (B, T, H, P) in the dtype of x, finite but meaningless at padding, and the state after the last token
-        in float32.
+        outputs (B, T, H, P) in the dtype of x, finite but meaningless at padding, and the state
+        after the last token in float32.
     """
     if form not in ("auto", "reference", "chunked"):
         raise ValueError(f"ssd has no form {form!r}; use auto, reference or chunked")

@@ -1,10 +1,10 @@
 """The recurrence of Mamba-2 as matrix products over chunks of tokens.
 
-Legend: B batch, T tokens, H heads, P channels per head, G groups of heads that share B and C, N state size, K chunks,
-L and S tokens of one chunk that read and write.
+Legend: B batch, T tokens, H heads, P channels per head, G groups of heads that share B and C, N
+state size, K chunks, L and S tokens of one chunk that read and that write.
 
-Inside a chunk the recurrence is attention without a softmax, (C B^T * decay) x; between chunks only the state is
-carried (Dao and Gu 2024, arXiv 2405.21060, section 6).
+Inside a chunk the recurrence is attention without a softmax, (C B^T * decay) x; between chunks only
+the state is carried (Dao and Gu 2024, arXiv 2405.21060, section 6).
 """
 
 import torch
@@ -27,12 +27,11 @@ def ssd_chunked(
     *,
     segments_BT: Tensor | None = None,
     state_BHPN: Tensor | None = None,
-    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """See `hybridize.ops.ssd.ssd`."""
     num_rows, num_tokens, num_heads, num_channels = x_BTHP.shape
     dtype = get_compute_dtype(x_BTHP.dtype)
-    chunk = min(chunk, num_tokens)
+    chunk = min(CHUNK, num_tokens)
     dt_BTH = dt_BTH.to(dtype)
     document_BT = None
     if segments_BT is not None:
@@ -85,7 +84,7 @@ def _cut(values_BTHX: Tensor, chunk: int) -> Tensor:
 def _get_decays(
     log_BKHL: Tensor, document_BT: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what is left of a write at a read, of the state before the chunk at a read, of a write at the end."""
+    """Return what survives from a write to a read, from before to a read, from a write to after."""
     future_LS = torch.ones(chunk, chunk, dtype=torch.bool, device=log_BKHL.device).triu(1)
     within_BKHLS = log_BKHL[..., :, None] - log_BKHL[..., None, :]
     read_BKHL, write_BKHL = log_BKHL, log_BKHL[..., -1:] - log_BKHL

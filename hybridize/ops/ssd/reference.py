@@ -1,6 +1,7 @@
 """The recurrence of Mamba-2 token by token: slow, and the definition of correct.
 
-Legend: B batch, T tokens, H heads, P channels per head, G groups of heads that share B and C, N state size.
+Legend: B batch, T tokens, H heads, P channels per head, G groups of heads that share B and C, N
+state size.
 """
 
 import torch
