@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from hybridize.core.artifacts import hash_file, read_json, write_json
+from hybridize.core.artifacts import changed_keys, hash_file, read_json, write_json
 from hybridize.core.errors import MachineError, RunError
+from hybridize.training.device import random_state, set_random_state
+from hybridize.training.optim import Optimizers
 
 STATE = "state.json"
 
@@ -42,7 +45,6 @@ def save(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: dict[s
             checksums[file.name] = hash_file(file)
         write_json(partial / STATE, {**state, "checksums": checksums})
         _sync(partial)
-        _remove(final)
         partial.rename(final)
         _sync(folder)
         for other in folder.iterdir():
@@ -80,6 +82,66 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | 
 def remove(folder: Path) -> None:
     """Remove all checkpoints, for when the result they led to is written."""
     _remove(folder)
+
+
+class RunCheckpoint:
+    """All of a training run that a continuation needs, and where it is kept."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        parameters: Mapping[str, Tensor],
+        optimizers: Optimizers,
+        what: Mapping[str, Any],
+    ) -> None:
+        """Name the parts: parameters that are not trained are not kept.
+
+        Args:
+            what: settings and data that must be the same in a continuation.
+        """
+        kept = model.state_dict().keys()
+        buffers = {name: value for name, value in model.named_buffers() if name in kept}
+        self._folder, self._optimizers = folder, optimizers
+        self._tensors = {**parameters, **buffers}
+        self._device = next(model.parameters()).device
+        shapes = {name: list(value.shape) for name, value in self._tensors.items()}
+        self._what = {**what, "tensors": shapes}
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Keep the run as it stands; `state` holds plain values and its `step`."""
+        groups = {
+            "model": self._tensors,
+            "optimizer": self._optimizers.tensors(),
+            "random": random_state(self._device),
+        }
+        save(self._folder, groups, {**state, "what": self._what})
+
+    @torch.no_grad()
+    def resume(self) -> dict[str, Any] | None:
+        """Put the kept run back into model, optimizers and random numbers; return its state.
+
+        Returns None where nothing is kept.
+
+        Raises:
+            RunError: the checkpoint is damaged, or of a run with other settings or data.
+        """
+        saved = load(self._folder)
+        if saved is None:
+            return None
+        groups, state = saved
+        changes = changed_keys(state.pop("what"), self._what)
+        if changes:
+            key, old, new = changes[0]
+            raise RunError(
+                f"checkpoint {self._folder} is of another run. {key}: {old} -> {new}. "
+                "Put the old value back to continue it, or remove the folder to start again."
+            )
+        for name, value in groups["model"].items():
+            self._tensors[name].copy_(value)
+        self._optimizers.load(groups["optimizer"])
+        set_random_state(self._device, groups["random"])
+        return state
 
 
 def _remove(path: Path) -> None:

@@ -21,7 +21,7 @@ MORE_DRAWS = 8
 """Documents drawn after the first that did not fit, to fill the rest of a row."""
 DRAWS_FOR_ANY = 256
 """Documents drawn until one fits an empty row at all, before giving up."""
-CACHED_ROWS = 4096
+CACHED_ROWS = 2048
 
 
 @dataclass(frozen=True)

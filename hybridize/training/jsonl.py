@@ -170,6 +170,11 @@ def _tokenize(path: Path, tokenizer: Tokenizer, keys: Mapping[str, str]) -> dict
         if "messages" not in keys and end is not None and (len(ids) == before or ids[-1] != end):
             ids.append(end)
             counted.append(1)
+        if not any(counted[before:]):
+            raise RunError(
+                f"data {path}, line {number} has no token to learn. Give it a completion or an "
+                "assistant's turn that the chat template renders where it asks for one."
+            )
         lengths.append(len(ids) - before)
     return {
         "ids": torch.tensor(ids, dtype=torch.int32),

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hybridize.core.artifacts import changed_keys, plain
+from hybridize.core.artifacts import plain
 from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.quantities import short_count
-from hybridize.training import checkpoint
+from hybridize.training.checkpoint import RunCheckpoint
 from hybridize.training.data import Batch, TokenSource, batch
-from hybridize.training.device import peak_gib, precision, random_state, seeded, set_random_state
+from hybridize.training.device import peak_gib, precision, seeded
 from hybridize.training.metrics import MetricsFile, Progress, StepRecord
 from hybridize.training.objectives import Objective, measure
 from hybridize.training.optim import Optimizers, training_only
@@ -92,9 +92,16 @@ class _Run:
         self.rows_per_step = max(1, settings.tokens_per_step // source.sequence_length)
         self.num_steps = ceil(self.total_rows / self.rows_per_step)
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": inf, "metrics_bytes": 0}
-        if not self._resume():
+        self.checkpoint = self.metrics = saved = None
+        if out is not None:
+            what = _describe(settings, objective, source)
+            self.checkpoint = RunCheckpoint(
+                out / "checkpoint", model, parameters, self.optimizers, what
+            )
+            saved = self.checkpoint.resume()
+        if saved is None:
             self.state["heldout_before"] = self.state["heldout"] = self._measure()
-        self.metrics = None
+        self.state.update(saved or {})
         if out is not None:
             self.metrics = MetricsFile(out / "metrics.jsonl", self.state["metrics_bytes"])
 
@@ -219,51 +226,10 @@ class _Run:
             )
         return losses
 
-    def _what(self) -> dict[str, Any]:
-        """Return all that must stay the same for a continued run to equal an unbroken one."""
-        settings = {key: value for key, value in plain(self.settings).items() if key not in FREE}
-        return {
-            **settings,
-            "objective": plain(getattr(self.objective, "identity", {})),
-            "data": plain(self.source.identity),
-            "parameters": {name: list(value.shape) for name, value in self.parameters.items()},
-        }
-
     def _save(self) -> None:
-        if self.out is None or self.metrics is None:
-            return
-        self.state["metrics_bytes"] = self.metrics.sync()
-        groups = {
-            "model": {**self.parameters, **self._buffers()},
-            "optimizer": self.optimizers.tensors(),
-            "random": random_state(self.device),
-        }
-        checkpoint.save(self.out / "checkpoint", groups, {**self.state, "what": self._what()})
-
-    @torch.no_grad()
-    def _resume(self) -> bool:
-        saved = checkpoint.load(self.out / "checkpoint") if self.out else None
-        if saved is None:
-            return False
-        groups, state = saved
-        changes = changed_keys(state.pop("what"), self._what())
-        if changes:
-            key, old, new = changes[0]
-            raise RunError(
-                f"checkpoint {self.out}/checkpoint is of another run. {key}: {old} -> {new}. "
-                "Put the old value back to continue it, or remove the folder to start again."
-            )
-        targets = {**self.parameters, **self._buffers()}
-        for name, value in groups["model"].items():
-            targets[name].copy_(value)
-        self.optimizers.load(groups["optimizer"])
-        set_random_state(self.device, groups["random"])
-        self.state = state
-        return True
-
-    def _buffers(self) -> dict[str, torch.Tensor]:
-        kept = self.model.state_dict().keys()
-        return {name: value for name, value in self.model.named_buffers() if name in kept}
+        if self.checkpoint is not None and self.metrics is not None:
+            self.state["metrics_bytes"] = self.metrics.sync()
+            self.checkpoint.save(self.state)
 
     def _how_to_continue(self) -> str:
         done, total = (short_count(self._tokens(n)) for n in (self.state["step"], self.num_steps))
@@ -271,3 +237,12 @@ class _Run:
         if self.out is None:
             return f"{where}tokens; nothing was kept, because no folder was given."
         return f"{where}tokens; the checkpoint is in {self.out}. Run the same again to continue."
+
+
+def _describe(settings: FitSettings, objective: Objective, source: TokenSource) -> dict[str, Any]:
+    """Return all that must stay the same for a continued run to equal an unbroken one."""
+    return {
+        **{key: value for key, value in plain(settings).items() if key not in FREE},
+        "objective": plain(getattr(objective, "identity", {})),
+        "data": plain(source.identity),
+    }

@@ -7,6 +7,8 @@ from hybridize.core.artifacts import hash_json
 from hybridize.tasks.words import EOS, VOCABULARY
 from hybridize.training.data import Row
 
+NUM_WORDS = len(VOCABULARY)
+
 
 class TinyMixer(nn.Module):
     def __init__(self, width):
@@ -28,7 +30,8 @@ class TinyLayer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.mixer = TinyMixer(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        wide = 2 * width
+        self.mlp = nn.Sequential(nn.Linear(width, wide), nn.SiLU(), nn.Linear(wide, width))
 
     def forward(self, hidden_BTD, same_BT1):
         hidden_BTD = hidden_BTD + self.mixer(self.norm(hidden_BTD), same_BT1)
@@ -38,7 +41,7 @@ class TinyLayer(nn.Module):
 class TinyModel(nn.Module):
     """Predicts from the token and the one before it, in the same document."""
 
-    def __init__(self, seed=0, vocab=len(VOCABULARY), width=12, layers=2, dropout=0.0):
+    def __init__(self, seed=0, vocab=NUM_WORDS, width=12, layers=2, dropout=0.0):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -88,7 +91,7 @@ class RandomRows:
 
     rows_per_pass = None
 
-    def __init__(self, seed=0, sequence_length=16, vocab=len(VOCABULARY), poison=()):
+    def __init__(self, seed=0, sequence_length=16, vocab=NUM_WORDS, poison=()):
         self.sequence_length, self.vocab, self.seed = sequence_length, vocab, seed
         self.poison = poison
         self.identity = {"kind": "random", "seed": seed, "sequence_length": sequence_length}
