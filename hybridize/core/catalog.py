@@ -14,7 +14,7 @@ _DICTIONARIES = {
     "methods": ("core/catalog.py", "METHODS"),
     "merges": ("stages/merge.py", "MERGES"),
     "suites": ("stages/evaluate.py", "SUITES"),
-    "families": ("core/shape.py", "FAMILIES"),
+    "families": ("models/families/__init__.py", "FAMILIES"),
 }
 METHODS = {
     "leave_one_out": "hybridize.stages.importance:leave_one_out",
@@ -30,12 +30,18 @@ def known_names(kind: str) -> tuple[str, ...]:
     return tuple(read_dictionary(kind))
 
 
+def describe_names(kind: str) -> dict[str, str]:
+    """Map each name of one kind to what stands behind it: a place, kinds of problems, a comment."""
+    if kind != "recipes":
+        return read_dictionary(kind)
+    texts = ((name, (RECIPES / f"{name}.yaml").read_text("utf-8")) for name in known_names(kind))
+    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts}
+
+
 @cache
 def read_dictionary(kind: str) -> dict[str, str]:
     """Read a literal dictionary from its source: name -> the text of its value."""
     file, variable = _DICTIONARIES[kind]
-    if not (PACKAGE / file).exists():
-        return {}
     tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []

@@ -47,7 +47,7 @@ def _check_losses(path: KeyPath, loss: dict[str, float]) -> Iterator[Problem]:
 def _check_known(path: KeyPath, name: str, kind: str, but: str = "") -> Iterator[Problem]:
     """Check a name against a dictionary; `package.module:Name` is a plugin and always allowed."""
     known = tuple(entry for entry in known_names(kind) if entry != but)
-    if known and ":" not in name and name not in known:
+    if ":" not in name and name not in known:
         hint = did_you_mean(name, known)
         yield (
             path,

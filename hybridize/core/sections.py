@@ -138,14 +138,14 @@ class ReplaceOne(Section):
     """reverse_kl: divergence from the teacher, in nats a token."""
     tokens: Tokens = 100_000
     """Held-out tokens a layer is measured on."""
-    steps: Annotated[int, Field(ge=0)] = 20
-    """Optimiser updates that each replacement is given."""
+    steps: Annotated[int, Field(ge=0)] = 100
+    """Optimiser updates that each replacement is given; 0 looks right after the replacement."""
     tokens_per_step: Tokens = 8_192
     """Tokens of one update."""
     lr: Positive = 1e-3
     """Learning rate of the short training."""
     train: Words = ("mixer",)
-    """What is trained: all, mixer, or patterns of parameter names."""
+    """What the short training changes: mixer, all, or patterns of parameter names."""
 
 
 Measurement = Annotated[LeaveOneOut | ReplaceOne, Field(discriminator="method")]

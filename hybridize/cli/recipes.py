@@ -1,0 +1,147 @@
+"""Commands about recipes, without loading a model: new, check, plan, ls."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridize.cli.options import (
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    say,
+    show,
+    show_json,
+    table,
+)
+
+if TYPE_CHECKING:
+    from hybridize.core.recipe import Recipe
+    from hybridize.core.shape import ModelShape
+
+FLOPS_PER_SECOND = 1e11
+"""What a laptop processor sustains, within a factor of three."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(epilog="Example: hybridize new mine --template tiny")(new)
+    app.command(epilog="Example: hybridize check mine.yaml --set distill.optimizer.lr=1e-4")(check)
+    app.command(epilog="Example: hybridize plan mine.yaml --json")(plan)
+    app.command("ls", epilog="Example: hybridize ls mixers")(list_names)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the recipe; NAME.yaml is written.")],
+    template: Annotated[
+        str | None,
+        typer.Option(help="Shipped recipe to copy; every setting with its meaning otherwise."),
+    ] = None,
+    teacher: Annotated[str, typer.Option(help="Model folder or hub id of the teacher.")] = (
+        "shipped"
+    ),
+) -> None:
+    """Write a commented recipe to start from."""
+    from hybridize.core.artifacts import write_text
+    from hybridize.core.catalog import RECIPES, did_you_mean, known_names
+    from hybridize.core.errors import RecipeError
+
+    path = Path(name if name.endswith(".yaml") else f"{name}.yaml")
+    if path.exists():
+        raise RecipeError(f"{path} exists. Choose another name, or remove it.")
+    known = known_names("recipes")
+    if template is None:
+        from hybridize.cli.teacher import read_shape
+        from hybridize.core.template import render_template
+
+        layers = read_shape(teacher).num_layers
+        text = render_template(name=path.stem, teacher=teacher, num_layers=layers)
+    elif template in known:
+        text = (RECIPES / f"{template}.yaml").read_text(encoding="utf-8")
+        text = text.replace(f"\nname: {template}\n", f"\nname: {path.stem}\n", 1)
+        text = text.replace("{model: shipped}", f"{{model: {teacher}}}", 1)
+    else:
+        hint = did_you_mean(template, known)
+        raise RecipeError(f"template {template!r} is not known. {hint}Known: {', '.join(known)}.")
+    write_text(path, text)
+    say(f"next: hybridize check {path}")
+    show(str(path))
+
+
+def check(
+    recipe: RecipeArgument,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print every value with its origin.")
+    ] = False,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+    flops_per_second: Annotated[
+        float, typer.Option(metavar="N", help="Speed the hours are estimated for.")
+    ] = FLOPS_PER_SECOND,
+) -> None:
+    """Check a recipe; estimate its tokens, memory and hours."""
+    from hybridize.core.plan import make_plan, training_bytes
+    from hybridize.core.quantities import short_bytes, short_count, short_seconds
+
+    loaded, shape = _read(recipe, overrides)
+    planned = make_plan(loaded, shape)
+    if resolved:
+        show(loaded.resolved().rstrip("\n"))
+        return
+    layout = shape.layout()
+    counts = " -> ".join(stage.name for stage in loaded.stages) or "no stages"
+    mixer = loaded.mixer
+    hours = short_seconds(planned.seconds(flops_per_second))
+    facts = [
+        ("teacher", f"{loaded.teacher.model}  {shape.num_layers} layers  {shape.family}"),
+        ("", f"{short_count(shape.parameters())} parameters  {loaded.teacher.dtype}"),
+        ("student", f"{counts}  {mixer.kind}  {mixer.init}"),
+        ("tokens", f"{short_count(planned.tokens)} in {len(loaded.stages)} stages and sft"),
+        ("time", f"about {hours} of training at {short_count(flops_per_second)}FLOP/s"),
+        ("memory", f"about {short_bytes(training_bytes(loaded, shape))} without activations"),
+        ("before", str(layout)),
+    ]
+    show("\n".join(f"{label:<10}{text}" for label, text in facts))
+    say(f"recipe {recipe} is sound; next: hybridize run {recipe}")
+
+
+def plan(
+    recipe: RecipeArgument,
+    as_json: JsonOption = False,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+) -> None:
+    """Print the layouts, budgets and costs of all stages."""
+    from hybridize.core.plan import make_plan
+
+    planned = make_plan(*_read(recipe, overrides))
+    if as_json:
+        show_json(planned.to_json())
+    else:
+        show(planned.text(FLOPS_PER_SECOND))
+
+
+def list_names(
+    kind: Annotated[
+        str, typer.Argument(help="mixers, losses, methods, merges, suites, recipes or families.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """List what a recipe can name."""
+    from hybridize.core.catalog import KINDS, describe_names, did_you_mean
+    from hybridize.core.errors import RecipeError
+
+    if kind not in KINDS:
+        hint = did_you_mean(kind, KINDS)
+        raise RecipeError(f"ls {kind}: no such kind. {hint}Known: {', '.join(KINDS)}.")
+    names = describe_names(kind)
+    if as_json:
+        show_json(names)
+    else:
+        show(table([(name, text) for name, text in names.items()]))
+
+
+def _read(recipe: str, overrides: list[str]) -> tuple["Recipe", "ModelShape"]:
+    from hybridize.cli.teacher import read_shape
+    from hybridize.core.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    return loaded, read_shape(loaded.teacher.model, loaded.teacher.revision)

@@ -1,0 +1,150 @@
+"""Commands that walk the street of a recipe: run and status."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridize.cli.options import (
+    MACHINE,
+    WHERE,
+    DeviceOption,
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    say,
+    show,
+    show_json,
+    table,
+)
+
+if TYPE_CHECKING:
+    from hybridize.core.recipe import Recipe
+
+WHAT = "What to do"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(
+        epilog="Examples: hybridize run tiny.yaml --until plan (look before you train); "
+        "hybridize run tiny.yaml --redo h8"
+    )(run)
+    app.command(epilog="Example: hybridize status runs/tiny --json")(status)
+
+
+def run(
+    recipe: RecipeArgument,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STOP",
+            rich_help_panel=WHAT,
+            help="Stop after this: importance, plan, a stage, sft, merge, bench, report.",
+        ),
+    ] = None,
+    redo: Annotated[
+        list[str],
+        typer.Option(
+            metavar="STOP",
+            rich_help_panel=WHAT,
+            help="Run this again, and all that depends on it; may be repeated.",
+        ),
+    ] = [],  # noqa: B006  typer copies it
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=WHAT, help="Say what would be done; change nothing."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", rich_help_panel=WHERE, help="Run folder; runs/NAME where left out."
+        ),
+    ] = None,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H",
+            rich_help_panel=MACHINE,
+            help="Stop cleanly, with a checkpoint, after so many hours.",
+        ),
+    ] = None,
+) -> None:
+    """Convert a teacher as RECIPE says, or continue where it stopped."""
+    from hybridize.cli.teacher import read_shape
+    from hybridize.core.plan import make_plan
+    from hybridize.core.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / loaded.name
+    make_plan(loaded, read_shape(loaded.teacher.model, loaded.teacher.revision))
+    if dry_run:
+        show(_states(loaded, folder, redo))
+        return
+    from hybridize.cli.watch import Watcher, prepare_machine
+    from hybridize.pipeline import run_recipe
+
+    prepare_machine()
+    say(_panel(loaded, folder))
+    run_recipe(
+        recipe,
+        folder,
+        overrides=overrides,
+        until=until,
+        redo=redo,
+        max_hours=max_hours,
+        device=device,
+        observer=Watcher(),
+    )
+    show(str(folder))
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what of a run is done, running, stale or to do."""
+    from hybridize.core.artifacts import RunFolder, read_json
+    from hybridize.core.quantities import short_seconds
+
+    found = read_json(RunFolder(folder).status)
+    if as_json:
+        show_json(found)
+        return
+    rows = [("stop", "state", "time")]
+    for node in found["nodes"]:
+        seconds = node["seconds"]
+        rows.append((node["node"], node["state"], short_seconds(seconds) if seconds else ""))
+    show(table(rows))
+
+
+def _states(recipe: "Recipe", folder: Path, redo: list[str]) -> str:
+    """Print what a run would do with each stop."""
+    from hybridize.pipeline import open_street
+
+    street = open_street(recipe, folder)
+    again = {node.name for name in redo for node in street.dependents(name)}
+    words = {"done": "skip", "begun": "continue", "to do": "run", "stale": "stale: refuse"}
+    rows = [("stop", "would")]
+    for name, state in street.states().items():
+        rows.append((name, "redo" if name in again else words[state.kind]))
+    return table(rows)
+
+
+def _panel(recipe: "Recipe", folder: Path) -> str:
+    """Print what will be done, before it is."""
+    from hybridize.core.quantities import short_count
+
+    tokens = sum(stage.tokens for stage in recipe.stages)
+    students = " -> ".join(stage.name for stage in recipe.stages) or "none"
+    facts = [
+        (f"hybridize run  {recipe.name}", str(folder)),
+        ("  teacher", recipe.teacher.model),
+        ("  student", f"{students}  {recipe.mixer.kind}  {recipe.mixer.init}"),
+        ("  tokens", f"{short_count(tokens)} in {len(recipe.stages)} stages"),
+    ]
+    return "\n".join(f"{label:<12}{text}" for label, text in facts)

@@ -1,0 +1,63 @@
+"""What a run shows on the standard error: a line a stop, and a living line in training."""
+
+import sys
+import time
+from typing import Any
+
+from hybridize.cli.options import say
+from hybridize.core.quantities import short_seconds
+from hybridize.core.settings import read_settings
+from hybridize.pipeline.observer import Observer
+
+EVERY_SECONDS = 30.0
+
+
+def prepare_machine() -> None:
+    """Set the threads the environment asks for."""
+    threads = read_settings().threads
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+class Watcher(Observer):
+    """Tells the news of a run on the standard error."""
+
+    def __init__(self) -> None:
+        self._line: Any = None
+        self._shown = 0.0
+
+    def node_started(self, node: str) -> None:
+        """Say that a stop begins."""
+        say(f"{node} ...")
+
+    def node_progressed(self, node: str, done: int, total: int) -> None:
+        """Say how far a stop is, every half minute and at its end."""
+        moment = time.monotonic()
+        if done == total or moment - self._shown > EVERY_SECONDS:
+            self._shown = moment
+            say(f"{time.strftime('%H:%M:%S')}  {node}  {done}/{total}")
+
+    def node_stepped(self, node: str, record: Any) -> None:
+        """Show a step of training."""
+        if self._line is None:
+            from hybridize.training.metrics import ConsoleLine
+
+            self._line = ConsoleLine(node, sys.stderr)
+        self._line(record)
+
+    def node_said(self, node: str, text: str) -> None:
+        """Show a table or a sentence."""
+        self._end_line()
+        say(text)
+
+    def node_finished(self, node: str, seconds: float, skipped: bool) -> None:
+        """Say that a stop is done, or was before."""
+        self._end_line()
+        say(f"{node} {'was done before' if skipped else f'done in {short_seconds(seconds)}'}")
+
+    def _end_line(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
