@@ -51,7 +51,14 @@ class Figure:
         return self.draw(self.table.rows, width)
 
 
-Block = Paragraph | Missing | Caution | Verbatim | Figure | Table
+@dataclass(frozen=True)
+class Folded:
+    """A long table, folded away under its title."""
+
+    table: Table
+
+
+Block = Paragraph | Missing | Caution | Verbatim | Figure | Folded | Table
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Report:
         for block in self.blocks():
             if isinstance(block, Table):
                 found[block.name] = block
-            elif isinstance(block, Figure):
+            elif isinstance(block, Figure | Folded):
                 found[block.table.name] = block.table
         return tuple(found.values())
 

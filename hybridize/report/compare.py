@@ -1,6 +1,7 @@
 """The report of several runs side by side: outcomes, layouts, score against speed, recipes."""
 
 import difflib
+import math
 from collections.abc import Sequence
 
 from hybridize.report import units
@@ -24,13 +25,13 @@ def comparison_report(runs: Sequence[RunData]) -> Report:
     """Arrange several runs on one page, in the order given."""
     names = unique_names(runs)
     named = list(zip(names, runs, strict=True))
-    verdicts = " ".join(f"{name}: {verdict_of(run)}" for name, run in named)
+    verdicts = tuple(Paragraph(f"{name}: {verdict_of(run)}") for name, run in named)
     return Report(
         name=" / ".join(names),
         verdict=_best_words(named),
         first=(_outcomes(named), *_pareto(named)),
         sections=(
-            Section("verdicts", "Verdicts", (Paragraph(verdicts),)),
+            Section("verdicts", "Verdicts", verdicts),
             Section("layouts", "Layouts", _layouts(named)),
             Section("scores", "Scores by kind", _kinds(named)),
             Section("recipes", "Differences of the recipes", _recipes(named)),
@@ -49,19 +50,24 @@ def unique_names(runs: Sequence[RunData]) -> tuple[str, ...]:
 
 
 def _best_words(named: Sequence[tuple[str, RunData]]) -> str:
-    shares = []
+    found: list[tuple[float, float, str, int | None]] = []
     for name, run in named:
         model = headline(run)
         kept = None if model is None else score_share(model, list_models(run)[0])
         if kept is not None and model is not None:
-            shares.append((kept[0], name, model))
-    if not shares:
+            found.append((*kept, name, model.num_converted))
+    if not found:
         return "None of these runs has an evaluated student yet."
-    share, name, model = max(shares, key=lambda entry: entry[0])
-    return (
-        f"{name} keeps most: {units.ratio_text(share)} of its teacher's score "
-        f"with {model.num_converted} layers converted."
+    found.sort(key=lambda entry: -entry[0])
+    share, error, name, num_converted = found[0]
+    words = (
+        f"{name} keeps most: {units.ratio_text(share)} ± {error:.2f} of its teacher's score "
+        f"with {num_converted} layers converted"
     )
+    near = [entry[2] for entry in found[1:] if share - entry[0] <= math.hypot(error, entry[1])]
+    if near:
+        words += f"; {', '.join(near)} cannot be told apart from it within one standard error"
+    return f"{words}."
 
 
 def _outcomes(named: Sequence[tuple[str, RunData]]) -> Table:

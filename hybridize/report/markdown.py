@@ -1,6 +1,15 @@
 """A report as Markdown, with the same tables and links to the figures: for a pull request."""
 
-from hybridize.report.blocks import Block, Caution, Figure, Missing, Paragraph, Report, Verbatim
+from hybridize.report.blocks import (
+    Block,
+    Caution,
+    Figure,
+    Folded,
+    Missing,
+    Paragraph,
+    Report,
+    Verbatim,
+)
 from hybridize.report.tables import Table, to_markdown
 
 _MAX_ROWS = 60
@@ -28,7 +37,9 @@ def _block(block: Block) -> str:
             fenced = f"```yaml\n{text.rstrip()}\n```"
             return f"<details><summary>{title}</summary>\n\n{fenced}\n\n</details>"
         case Table():
-            return _table(block)
+            return f"**{block.title}**\n\n{_table(block)}"
+        case Folded(table):
+            return f"<details><summary>{table.title}</summary>\n\n{_table(table)}\n\n</details>"
         case Figure():
             image = f"![{block.table.title}](figures/{block.name}.svg)"
             return f"{image}\n\n{block.caption}\n\n{_table(block.table)}"

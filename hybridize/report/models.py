@@ -60,7 +60,7 @@ def list_models(run: RunData) -> tuple[ModelFacts, ...]:
         models.append(_stage(run, "sft", {}, models))
     if run.merge is not None:
         layout = run.merge.get("layout")
-        models.append(_model(run, "merge", "done", layout, _tokens(run, "merge", {})))
+        models.append(_model(run, "merge", "done", layout, _tokens(run, "merge", run.merge)))
     return tuple(models)
 
 
@@ -120,14 +120,13 @@ def verdict_of(run: RunData) -> str:
         if layout is None
         else f"{len(layout.converted)} of {layout.num_layers} layers"
     )
-    share = score_share(model, teacher)
-    if share is None:
-        kept = "converted, not yet evaluated beside the teacher"
-    else:
-        kept = (
-            f"converted keep {units.ratio_text(share[0])} ± {share[1]:.2f} of the teacher's score"
-        )
-    return f"{converted} {kept}{_speed_words(run, model, teacher)}."
+    share, speed = score_share(model, teacher), _speed_words(run, model, teacher)
+    if share is not None:
+        kept = f"keep {units.ratio_text(share[0])} ± {share[1]:.2f} of the teacher's score"
+        return f"{converted} converted {kept}{speed and f' at {speed}'}."
+    scored = model.score is not None and teacher.score is not None
+    unknown = "a teacher that solves nothing" if scored else "not yet evaluated beside the teacher"
+    return f"{converted} converted, {unknown}{speed and f'; decoding runs at {speed}'}."
 
 
 def _speed_words(run: RunData, model: ModelFacts, teacher: ModelFacts) -> str:
@@ -142,7 +141,7 @@ def _speed_words(run: RunData, model: ModelFacts, teacher: ModelFacts) -> str:
     if shortest < context and at_shortest is not None and (at_shortest < 1) != (speed < 1):
         also = f"; {units.ratio_text(at_shortest)}x at context {units.count_text(shortest)}"
     return (
-        f" at {units.ratio_text(speed)}x its decode speed "
+        f"{units.ratio_text(speed)}x its decode speed "
         f"({load}context {units.count_text(context)}{also})"
     )
 

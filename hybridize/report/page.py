@@ -6,6 +6,7 @@ from hybridize.report.blocks import (
     Block,
     Caution,
     Figure,
+    Folded,
     Missing,
     Paragraph,
     Report,
@@ -37,12 +38,15 @@ figcaption{{font-size:14px;color:var(--muted);margin:8px 0 4px;max-width:52em}}
 details{{font-size:14px;margin:2px 0 14px}}
 summary{{cursor:pointer;color:var(--attention-text)}}
 summary:focus-visible,a:focus-visible{{outline:2px solid var(--attention-text);outline-offset:2px}}
-.scroll{{overflow-x:auto;margin:8px 0 4px}}
+.scroll{{overflow-x:auto;margin:4px 0 4px}}
 table{{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}}
-caption{{text-align:left;font-weight:600;padding:0 0 4px}}
+.title{{font-size:14px;font-weight:600;margin:10px 0 0}}
+table.dense{{font-size:13px}}
+table.dense th,table.dense td{{padding-right:9px}}
+table.dense thead th{{min-width:0}}
 th,td{{padding:4px 14px 4px 0;border-bottom:1px solid var(--grid);text-align:left;
 vertical-align:bottom}}
-thead th{{color:var(--muted);font-weight:500;line-height:1.25}}
+thead th{{min-width:5em;color:var(--muted);font-weight:500;line-height:1.25}}
 tbody th{{font-weight:600;white-space:nowrap}}
 td.number,th.number{{text-align:right;padding-left:6px}}
 td.number{{white-space:nowrap}}
@@ -60,7 +64,7 @@ figure .wide{{display:none}}figure .narrow{{display:block}}
 }}
 @media print{{
 main{{max-width:none;padding:0}}nav{{display:none}}body{{font-size:11pt}}
-figure,tr{{break-inside:avoid}}h2,caption{{break-after:avoid}}
+figure,tr{{break-inside:avoid}}h2,.title{{break-after:avoid}}
 figure .wide{{display:block}}figure .narrow{{display:none}}
 .scroll{{overflow:visible}}pre{{white-space:pre-wrap}}
 }}
@@ -108,6 +112,9 @@ def _block(block: Block) -> str:
             )
         case Table():
             return f"{to_html(block)}{_csv_link(block)}\n"
+        case Folded(table):
+            inside = f"{to_html(table)}{_csv_link(table)}"
+            return f"<details><summary>{html.escape(table.title)}</summary>{inside}</details>\n"
         case Figure():
             return _figure(block)
 

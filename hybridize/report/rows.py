@@ -54,24 +54,27 @@ def models_table(run: RunData) -> Table:
     """Compare all models that exist: score, speed and cache beside the teacher's."""
     models = [model for model in list_models(run) if model.state == "done"]
     context = stated_context(run)
-    at = "" if context is None else f" at {units.count_text(context)}"
+    batch = (run.bench or {}).get("batch")
+    title = "Models of this run"
+    if context is not None:
+        title += f"; speed and cache at context {units.count_text(context)} tokens"
+    if context is not None and batch is not None:
+        title += f", batch {batch}"
     columns = (
         Column("model", "model"),
         Column("converted", "converted", "count", unit="layers"),
         Column("tokens", "tokens", "tokens"),
         Column("score", "mean score", "number", error="score_standard_error"),
         Column("score_share", "of the teacher's", "ratio", error="score_share_standard_error"),
-        Column("decode_tokens_per_second", f"decode{at}", "number", unit="tokens/s"),
-        Column("relative_decode_speed", "times the teacher's", "ratio"),
-        Column("cache_bytes", f"cache{at}", "bytes"),
-        Column("context_tokens", "context", "count", unit="tokens"),
-        Column("batch", "batch", "count"),
+        Column("decode_tokens_per_second", "decode", "number", unit="tokens/s"),
+        Column("relative_decode_speed", "decode, teacher = 1", "ratio"),
+        Column("cache_bytes", "cache", "bytes"),
     )
-    rows = tuple(_model_row(run, model, models[0], context) for model in models)
-    return Table("models", "Models of this run", columns, rows)
+    rows = tuple(_model_row(model, models[0], context) for model in models)
+    return Table("models", title, columns, rows)
 
 
-def _model_row(run: RunData, model: ModelFacts, teacher: ModelFacts, context: int | None) -> Row:
+def _model_row(model: ModelFacts, teacher: ModelFacts, context: int | None) -> Row:
     share = score_share(model, teacher)
     speed = {} if context is None else model.speed.get(context, {})
     return {
@@ -87,8 +90,6 @@ def _model_row(run: RunData, model: ModelFacts, teacher: ModelFacts, context: in
             None if context is None else relative_speed(model, teacher, context)
         ),
         "cache_bytes": speed.get("cache_bytes"),
-        "context_tokens": context if speed else None,
-        "batch": (run.bench or {}).get("batch") if speed else None,
     }
 
 

@@ -31,7 +31,20 @@ def scores_table(run: RunData) -> Table:
         Column("mean_tokens", "mean length", "number", unit="tokens"),
         Column("finished", "finished in time", "number"),
     )
-    return Table("scores", "Scores of all models", columns, tuple(rows))
+    return Table("scores", "Everything measured of each model and kind", columns, tuple(rows))
+
+
+def score_matrix_table(run: RunData) -> Table:
+    """Put the kinds under each other and the models beside each other."""
+    columns = [Column("kind", "kind")]
+    rows: dict[str, dict[str, Cell]] = {}
+    for entry in scores_table(run).rows:
+        kind, model = str(entry["kind"]), str(entry["model"])
+        if all(column.key != model for column in columns):
+            columns.append(Column(model, model, "number", error=f"{model}_standard_error"))
+        row = rows.setdefault(kind, {"kind": kind})
+        row |= {model: entry["accuracy"], f"{model}_standard_error": entry.get("standard_error")}
+    return Table("accuracy", "Accuracy of all models", tuple(columns), tuple(rows.values()))
 
 
 def score_bars_table(run: RunData) -> Table | None:

@@ -21,8 +21,8 @@ def stages_table(run: RunData) -> Table:
             "converted": len(values.get("converted", ())),
             "tokens": values.get("tokens"),
             "cumulative_tokens": values.get("cumulative_tokens"),
-            "before": values.get("heldout_reverse_kl_before"),
-            "after": values.get("heldout_reverse_kl"),
+            "before": heldout_reverse_kl(values, "heldout_before"),
+            "after": heldout_reverse_kl(values, "heldout"),
             "trainable": values.get("trainable"),
             "parameters": values.get("parameters"),
             "seconds": values.get("seconds"),
@@ -30,19 +30,24 @@ def stages_table(run: RunData) -> Table:
         for stage in stages
         if (values := stage.values) is not None
     )
-    unit = "nats per token"
     columns = (
         Column("stage", "stage"),
         Column("converted", "converted", "count", unit="layers"),
         Column("tokens", "tokens", "tokens"),
         Column("cumulative_tokens", "since the teacher", "tokens"),
-        Column("before", "held-out reverse KL before", "number", unit=unit),
-        Column("after", "after", "number", unit=unit),
+        Column("before", "held-out KL before", "number"),
+        Column("after", "held-out KL after", "number"),
         Column("trainable", "trained parameters", "tokens"),
         Column("parameters", "all parameters", "tokens"),
         Column("seconds", "time", "seconds"),
     )
-    return Table("stages", "Stages", columns, rows)
+    return Table("stages", "Stages; held-out reverse KL in nats per token", columns, rows)
+
+
+def heldout_reverse_kl(values: Json, when: str) -> float | None:
+    """Return the reverse KL among the measurements `heldout_before` or `heldout` of a stage."""
+    found = (values.get(when) or {}).get("reverse_kl")
+    return None if found is None else float(found)
 
 
 def distillation_table(run: RunData) -> Table:
@@ -81,8 +86,11 @@ def _start_tokens(run: RunData, stage: StageData, previous_end: int) -> int:
     if "cumulative_tokens" in values and "tokens" in values:
         return int(values["cumulative_tokens"] - values["tokens"])
     planned = {entry["name"]: entry for entry in (run.plan or {}).get("stages", [])}
-    start_from = run.stage(planned.get(stage.name, {}).get("start_from") or "")
-    known = (start_from.values or {}).get("cumulative_tokens") if start_from else None
+    start_from = planned.get(stage.name, {}).get("start_from") or ""
+    if start_from == "teacher":
+        return 0
+    before = run.stage(start_from)
+    known = (before.values or {}).get("cumulative_tokens") if before else None
     return previous_end if known is None else int(known)
 
 
@@ -97,8 +105,8 @@ def _curve(stage: StageData, start: int, part: str, values: Json) -> list[Row]:
         for line in stage.metrics
         if (value := _heldout(line.get("heldout"), part)) is not None
     ]
-    before = values.get("heldout_reverse_kl_before")
-    after = values.get("heldout_reverse_kl")
+    before = heldout_reverse_kl(values, "heldout_before")
+    after = heldout_reverse_kl(values, "heldout")
     if before is not None:
         held.insert(0, (start, before))
     if (
@@ -117,14 +125,15 @@ def _curve(stage: StageData, start: int, part: str, values: Json) -> list[Row]:
 
 
 def _loss(line: Json, part: str) -> float | None:
-    value = (line.get("parts") or {}).get(part, line.get("loss"))
+    # A stage trained on another loss has no such part: only its held-out points are drawn.
+    value = line.get("loss") if part == "loss" else (line.get("parts") or {}).get(part)
     return None if value is None else float(value)
 
 
 def _heldout(found: Mapping[str, Any] | None, part: str) -> float | None:
     if not found:
         return None
-    value = found.get(part, found.get("loss", found.get("cross_entropy")))
+    value = found.get("cross_entropy" if part == "loss" else part)
     return None if value is None else float(value)
 
 

@@ -1,10 +1,12 @@
 """The report of one run: which tables and figures stand where, and the words between them."""
 
+from hybridize.core.importance import Importance
 from hybridize.report import rows, rows_scores, rows_training, units
 from hybridize.report.blocks import (
     Block,
     Caution,
     Figure,
+    Folded,
     Missing,
     Paragraph,
     Report,
@@ -14,7 +16,7 @@ from hybridize.report.blocks import (
 from hybridize.report.figures import curves, layers, scores
 from hybridize.report.models import list_models, stated_context, verdict_of
 from hybridize.report.run_data import RunData
-from hybridize.report.tables import Row, Table
+from hybridize.report.tables import Table
 
 
 def run_report(run: RunData) -> Report:
@@ -91,11 +93,9 @@ def _importance(run: RunData) -> tuple[Block, ...]:
         caption = (
             f"{what}. A bar per layer, taller = the model needs it more; rose bars are converted "
             f"by {after}, blue ones stay attention; the three most important are numbered. "
-            f"Measured on {units.tokens_text(_tokens_each(table.rows))} tokens a layer"
+            f"{_measured_words(measured)}"
         )
-        if measured.method == "replace_one":
-            caption += f", after {units.count_text(measured.steps)} steps of training each"
-        blocks.append(Figure(table.name, f"{caption}.", table, layers.importance_bars))
+        blocks.append(Figure(table.name, caption, table, layers.importance_bars))
     ranks = rows.ranks_table(run)
     if ranks.rows:
         caption = (
@@ -108,8 +108,12 @@ def _importance(run: RunData) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _tokens_each(importance_rows: tuple[Row, ...]) -> float:
-    return max((float(row["tokens"] or 0) for row in importance_rows), default=0.0)
+def _measured_words(measured: Importance) -> str:
+    tokens = max((entry.tokens for entry in measured.scores), default=0)
+    words = f"Measured on {units.tokens_text(tokens)} tokens a layer" if tokens else "Measured"
+    if measured.method == "replace_one":
+        words += f" after {units.count_text(measured.steps)} steps of training each"
+    return f"{words}, on {measured.model}."
 
 
 def _distillation(run: RunData) -> tuple[Block, ...]:
@@ -162,7 +166,7 @@ def _scores(run: RunData) -> tuple[Block, ...]:
         )
         figure = Figure("score-by-converted", caption, by_converted, scores.score_by_converted)
         blocks.append(figure)
-    return (*blocks, table)
+    return (*blocks, rows_scores.score_matrix_table(run), Folded(table))
 
 
 def _likelihood(run: RunData) -> tuple[Block, ...]:
@@ -205,8 +209,8 @@ def _speed(run: RunData) -> tuple[Block, ...]:
         return (Missing("Nothing has been timed yet (bench/bench.json)."),)
     caption = (
         "Both axes are logarithmic. Prefill reads the prompt, decode writes one token at a time; "
-        "cache and state is what a sequence keeps in memory. Blue is the teacher, rose the model "
-        f"of the verdict, grey the others. {_load_words(run, None)}"
+        "cache and state is what the whole batch keeps in memory. Blue is the teacher, rose the "
+        f"model of the verdict, grey the others. {_load_words(run, None)}"
     )
     figure = Figure("speed", caption, table, curves.speed_and_memory)
     return (figure, rows_training.load_table(run))

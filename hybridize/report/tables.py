@@ -13,6 +13,9 @@ Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
 Kind = Literal["text", "strip", "count", "number", "tokens", "bytes", "seconds", "ratio"]
 
+DENSE_COLUMNS = 7
+"""A table with more columns than this is set in smaller type."""
+
 _FORMATS: dict[str, Callable[[float], str]] = {
     "count": units.count_text,
     "number": units.three_digits,
@@ -86,15 +89,18 @@ def to_csv(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """Write a table element with a caption, column scopes and row headings."""
+    """Write a title and a table element with column scopes and row headings."""
     head = "".join(
         f'<th scope="col"{_align(column)}>{html.escape(_heading(column))}</th>'
         for column in table.columns
     )
     body = "".join(f"<tr>{_html_cells(table.columns, row)}</tr>" for row in table.rows)
+    dense = ' class="dense"' if len(table.columns) > DENSE_COLUMNS else ""
+    title = html.escape(table.title)
     return (
-        f'<div class="scroll"><table><caption>{html.escape(table.title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="title" id="table-{table.name}">{title}</p><div class="scroll" tabindex="0">'
+        f'<table{dense} aria-labelledby="table-{table.name}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 

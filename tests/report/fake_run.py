@@ -116,7 +116,8 @@ def _write_stages(folder: Path, layouts: dict[str, Layout], noise: random.Random
             "name": name, "layout": str(layouts[name]),
             "converted": list(layouts[name].converted), "new_layers": sorted(layers),
             "tokens": tokens, "cumulative_tokens": cumulative, "seconds": 150.0 * index,
-            "heldout_reverse_kl_before": 1.9 + index, "heldout_reverse_kl": 0.021 * index,
+            "heldout_before": {"reverse_kl": 1.9 + index},
+            "heldout": {"reverse_kl": 0.021 * index},
             "parameters": 2_400_000, "trainable": 2_400_000,
         }  # fmt: skip
         _write_training(folder / "stages" / f"{index:02d}-{name}", values, "reverse_kl", noise)
@@ -158,7 +159,7 @@ def _write_evaluations(folder: Path, models: dict[str, Layout], noise: random.Ra
         for position, kind in enumerate(KINDS):
             share = min(0.995, quality[name] - 0.02 * position * (name != "teacher"))
             share = round(200 * (share - 0.02 * noise.random())) / 200
-            kinds[kind] = _score(share, 200, -0.9 + quality[name] - 0.05 * noise.random())
+            kinds[kind] = _score(share, 200, -1.1 + quality[name] - 0.05 * noise.random())
         mean = sum(found["accuracy"] for found in kinds.values()) / len(kinds)
         overall = _score(mean, 1200, -0.6 + 0.5 * quality[name] - 0.2 * (name == "sft"))
         evaluation = {

@@ -32,7 +32,7 @@ class Scale:
     def _linear_ticks(self, about: int) -> tuple[float, ...]:
         raw = (self.high - self.low) / about
         power = 10 ** math.floor(math.log10(raw))
-        step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+        step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.8)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return tuple(round(i * step, 12) for i in range(first, last + 1))
@@ -100,10 +100,23 @@ class Plot:
         return self.px(x), self.py(y)
 
 
-def y_axis(plot: Plot, name: str, form: Callable[[float], str], about: int = 5) -> list[str]:
-    """Draw grid lines with their values, and the name of the axis above them."""
-    parts = [svg.text(plot.left, plot.top - 12, name, "name")]
-    for value in plot.y.ticks(about):
+def binary_ticks(scale: Scale, about: int = 4) -> tuple[float, ...]:
+    """Choose powers of two inside the range, for bytes."""
+    low, high = math.ceil(math.log2(scale.low)), math.floor(math.log2(scale.high))
+    step = max(1, math.ceil((high - low) / about))
+    return tuple(2.0**power for power in range(low, high + 1, step))
+
+
+def y_axis(
+    plot: Plot,
+    name: str,
+    form: Callable[[float], str],
+    ticks: Sequence[float] | None = None,
+    name_above: float = 12,
+) -> list[str]:
+    """Draw grid lines with their values, and the name of the axis that many pixels above them."""
+    parts = [svg.text(plot.left, plot.top - name_above, name, "name")]
+    for value in plot.y.ticks() if ticks is None else ticks:
         y = plot.py(value)
         parts.append(svg.line((plot.left, y), (plot.right, y), "grid"))
         parts.append(svg.text(plot.left - 6, y + 4, form(value), "tick", "end"))

@@ -12,27 +12,28 @@ def distillation_curves(rows: Sequence[Row], width: int) -> str:
 
     Held-out points are rings. Rows: stage, cumulative_tokens, train, heldout (either may be None).
     """
-    return _loss_curve(rows, width, "distillation", "reverse KL (nats per token)")
+    return _loss_curve(rows, width, name="distillation", quantity="reverse KL (nats per token)")
 
 
 def sft_curve(rows: Sequence[Row], width: int) -> str:
     """Draw the loss of supervised fine-tuning; the rows are those of `distillation_curves`."""
-    return _loss_curve(rows, width, "sft", "loss (nats per token)")
+    return _loss_curve(rows, width, name="sft", quantity="loss (nats per token)")
 
 
-def _loss_curve(rows: Sequence[Row], width: int, name: str, quantity: str) -> str:
+def _loss_curve(rows: Sequence[Row], width: int, *, name: str, quantity: str) -> str:
     shown = [
         value
         for row in rows
         for value in (row.get("train"), row.get("heldout"))
         if isinstance(value, int | float) and value > 0
     ]
-    tokens = [_number(row, "cumulative_tokens") for row in rows]
+    first = min(_number(row, "stage_start") for row in rows)
+    last = max(_number(row, "cumulative_tokens") for row in rows)
     plot = chart.Plot(
         58, 56, width - 72, 270,
-        chart.Scale(min(0.0, *tokens), max(tokens) * 1.01 or 1.0), chart.around(shown, "log"),
+        chart.Scale(first, last + (last - first or 1.0) * 0.01), chart.around(shown, "log"),
     )  # fmt: skip
-    parts = chart.y_axis(plot, quantity, units.three_digits)
+    parts = chart.y_axis(plot, quantity, units.tick_text, name_above=40)
     parts += chart.x_axis(plot, "tokens since the teacher", units.tokens_text)
     stages = list(dict.fromkeys(str(row["stage"]) for row in rows))
     starts = []
@@ -50,8 +51,8 @@ def _loss_curve(rows: Sequence[Row], width: int, name: str, quantity: str) -> st
     spread = labels.spread(starts, low=plot.left, high=plot.right - gap + 8, gap=gap)
     for stage, x, label_x in zip(stages, starts, spread, strict=True):
         parts.append(svg.line((x, plot.top - 2), (x, plot.bottom), "rule"))
-        parts.append(svg.line((x, plot.top - 2), (label_x, plot.top - 28), "leader"))
-        parts.append(svg.text(label_x, plot.top - 34, stage, "strong"))
+        parts.append(svg.line((x, plot.top - 2), (label_x, plot.top - 14), "leader"))
+        parts.append(svg.text(label_x, plot.top - 18, stage, "strong"))
     return svg.document(
         name=f"{name}-{width}",
         title=f"{quantity} over training",
@@ -123,7 +124,8 @@ def _speed_panel(
         chart.around(contexts, "log", pad=0.02),
         chart.around([_number(row, key) for row in rows], "log"),
     )  # fmt: skip
-    parts = chart.y_axis(plot, name, form, about=4)
+    ticks = chart.binary_ticks(plot.y) if form is units.bytes_text else plot.y.ticks(4)
+    parts = chart.y_axis(plot, name, form, ticks)
     parts += chart.x_axis(plot, "context (tokens)", units.count_text, contexts)
     ends = []
     for model in models:

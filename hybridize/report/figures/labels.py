@@ -1,7 +1,9 @@
 """Labels that do not touch: spreading on a line, and placing around points in a plane."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hybridize.report.figures import svg
 
@@ -50,13 +52,29 @@ class Box:
         return max(wide, 0.0) * max(high, 0.0)
 
 
-def place(points: Sequence[svg.Point], labels: Sequence[str], bounds: Box) -> list[Box]:
+def along(points: Sequence[svg.Point], step_px: float = 6) -> list[Box]:
+    """Cover a line through points with small boxes, for labels to keep clear of."""
+    boxes = []
+    for (x0, y0), (x1, y1) in pairwise(points):
+        num = max(1, int(math.hypot(x1 - x0, y1 - y0) / step_px))
+        middles = ((x0 + (x1 - x0) * i / num, y0 + (y1 - y0) * i / num) for i in range(num + 1))
+        boxes += [Box(x - 3, y - 3, x + 3, y + 3) for x, y in middles]
+    return boxes
+
+
+def place(
+    points: Sequence[svg.Point],
+    labels: Sequence[str],
+    bounds: Box,
+    obstacles: Sequence[Box] = (),
+) -> list[Box]:
     """Choose a box for each label, near its point and clear of points, labels and the edge.
 
-    Each label tries rings of places around its point and takes the cheapest; two sweeps let
+    Each label tries rings of places around its point and takes the cheapest; three sweeps let
     the first ones give way to the last. The result is the same for the same input.
     """
     dots = [Box(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    dots += obstacles
     chosen: list[Box | None] = [None] * len(points)
     for _ in range(3):
         for i, (point, label) in enumerate(zip(points, labels, strict=True)):

@@ -11,7 +11,8 @@ from hybridize.report.tables import Row
 def layout_strips(rows: Sequence[Row], width: int) -> str:
     """Draw a row of cells per model: a letter per mixer, an outline where a layer was converted.
 
-    Rows: model, layout (text), new_layers (numbers as text), state (done, planned), note.
+    Rows: model, layout (text), converted, num_layers, new_layers (numbers as text), tokens,
+    state (done, running, planned).
     """
     gutter = 16 + max(svg.text_width(str(row["model"])) for row in rows)
     num_layers = max(Layout.parse(str(row["layout"])).num_layers for row in rows)
@@ -32,6 +33,10 @@ def layout_strips(rows: Sequence[Row], width: int) -> str:
             x = gutter + layer % per_line * cell + 4 * (layer % per_line // 10)
             y = top + layer // per_line * (cell + 2)
             parts += _cell(x, y, cell, mixer, layer in fresh, planned)
+        note = _strip_note(row)
+        end = gutter + per_line * cell + 4 * ((per_line - 1) // 10) + 12
+        if end + svg.text_width(note, 11) < width:
+            parts.append(svg.text(end, top + cell / 2 + 4, note, "note"))
         top += lines * (cell + 2) + (5 if lines == 1 else 11)
     return svg.document(
         name=f"layout-strips-{width}",
@@ -42,27 +47,37 @@ def layout_strips(rows: Sequence[Row], width: int) -> str:
     )
 
 
+def _strip_note(row: Row) -> str:
+    words = [f"{row['converted']} of {row['num_layers']} converted"]
+    if row.get("tokens"):
+        words.append(f"{units.tokens_text(_number(row, 'tokens'))} tokens")
+    if row.get("state") not in (None, "done"):
+        words.append(str(row["state"]))
+    return ", ".join(words)
+
+
 def _cell(x: float, y: float, cell: float, mixer: str, fresh: bool, planned: str) -> list[str]:
     colour = {"attention": "attention", "identity": "hollow"}.get(mixer, "mamba")
     on = {"attention": "on-attention", "hollow": "on-paper", "mamba": "on-mamba"}[colour]
     parts = [svg.rect(x + 0.5, y, cell - 1.5, cell, colour + planned)]
+    small = " small" if cell < 18 else ""
     if fresh:
-        parts.append(svg.rect(x + 1.5, y + 1, cell - 3.5, cell - 2, "fresh" + planned))
+        parts.append(svg.rect(x + 1.5, y + 1, cell - 3.5, cell - 2, "fresh" + small + planned))
     letter = LETTERS.get(mixer, mixer.rpartition(":")[2][:1].upper())
-    return [*parts, svg.text(x + cell / 2, y + cell / 2 + 4, letter, on, "middle")]
+    return [*parts, svg.text(x + cell / 2, y + cell / 2 + 4, letter, on + small, "middle")]
 
 
 def importance_bars(rows: Sequence[Row], width: int) -> str:
     """Draw a bar per layer, linear, coloured by what became of the layer; the top three are named.
 
-    Rows: layer, score, standard_error, converted (bool), unit.
+    Rows: source, layer, score, standard_error, converted (bool), unit.
     """
     unit = str(rows[0]["unit"])
     highest = [_number(row, "score") + _number(row, "standard_error") for row in rows]
     lowest = [_number(row, "score") - _number(row, "standard_error") for row in rows]
     scale = chart.Scale(min(0.0, *lowest), max(0.0, *highest) * 1.12 or 1.0)
     plot = chart.Plot(52, 36, width - 60, 200, chart.Scale(-0.5, len(rows) - 0.5), scale)
-    parts = chart.y_axis(plot, f"importance ({unit})", units.three_digits)
+    parts = chart.y_axis(plot, f"importance ({unit})", units.tick_text)
     bar = plot.width / len(rows)
     top_three = sorted(rows, key=lambda row: -_number(row, "score"))[:3]
     for position, row in enumerate(rows):
@@ -84,7 +99,7 @@ def importance_bars(rows: Sequence[Row], width: int) -> str:
     kept_at = plot.left + svg.text_width("converted") + 12
     parts.append(svg.text(kept_at, plot.bottom + 34, "kept", "attention-text strong"))
     return svg.document(
-        name=f"importance-{width}",
+        name=f"importance-{rows[0]['source']}-{width}",
         title="Importance of each layer",
         description="Bars by layer. Most important: "
         + ", ".join(

@@ -33,7 +33,7 @@ def score_bars(rows: Sequence[Row], width: int) -> str:
         parts += _bar(plot, y + 22, row, "student", "mamba")
         if row["significant"]:
             parts.append(svg.text(plot.right + 8, y + 26, "▼ lower", "mamba-text strong"))
-    parts += chart.x_axis(plot, "accuracy (share of problems solved)", units.ratio_text)
+    parts += chart.x_axis(plot, "accuracy (share of problems solved)", units.tick_text)
     return svg.document(
         name=f"score-bars-{width}",
         title=f"Scores of the teacher and {student_name}",
@@ -84,7 +84,7 @@ def score_by_converted(rows: Sequence[Row], width: int) -> str:
         chart.around(converted, pad=0.03),
         chart.around((low, high)),
     )
-    parts = chart.y_axis(plot, "accuracy (share of problems solved)", units.three_digits)
+    parts = chart.y_axis(plot, "accuracy (share of problems solved)", units.tick_text)
     parts += chart.x_axis(plot, "converted layers", units.count_text, converted)
     for kind in sorted(kinds, key=lambda kind: (kind == "mean", kind == worst)):
         css = "ink-line" if kind == "mean" else "mamba-line" if kind == worst else "grey-line"
@@ -125,15 +125,16 @@ def pareto(rows: Sequence[Row], width: int) -> str:
             pad=0.12,
         ),
     )  # fmt: skip
-    parts = chart.y_axis(plot, "mean score (share of problems solved)", units.three_digits)
-    parts += chart.x_axis(plot, "decode speed, teacher = 1", units.ratio_text)
+    parts = chart.y_axis(plot, "mean score (share of problems solved)", units.tick_text)
+    parts += chart.x_axis(plot, "decode speed, teacher = 1", units.tick_text)
     frontier = sorted(
         (r for r in rows if r["on_frontier"]), key=lambda r: _number(r, "relative_speed")
     )
-    parts.append(svg.path(_pixels(plot, frontier, "relative_speed", "score"), "dotted"))
+    dotted = _pixels(plot, frontier, "relative_speed", "score")
+    parts.append(svg.path(dotted, "dotted"))
     parts += _whiskers(plot, rows, "relative_speed", "score")
     points = _pixels(plot, rows, "relative_speed", "score")
-    parts += _dots_with_labels(plot, points, rows)
+    parts += _dots_with_labels(plot, points, rows, dotted)
     return svg.document(
         name=f"pareto-{width}",
         title="Mean score against decode speed",
@@ -161,8 +162,8 @@ def likelihood_scatter(rows: Sequence[Row], width: int) -> str:
             pad=0.12,
         ),
     )  # fmt: skip
-    parts = chart.y_axis(plot, "accuracy of generated answers", units.three_digits)
-    parts += chart.x_axis(plot, "log-likelihood (nats per completion token)", units.three_digits)
+    parts = chart.y_axis(plot, "accuracy of generated answers", units.tick_text)
+    parts += chart.x_axis(plot, "log-likelihood (nats per completion token)", units.tick_text)
     parts += _whiskers(plot, rows, "log_likelihood")
     parts += _dots_with_labels(plot, _pixels(plot, rows, "log_likelihood", "accuracy"), rows)
     return svg.document(
@@ -179,17 +180,22 @@ def likelihood_scatter(rows: Sequence[Row], width: int) -> str:
 
 
 def _dots_with_labels(
-    plot: chart.Plot, points: Sequence[svg.Point], rows: Sequence[Row]
+    plot: chart.Plot,
+    points: Sequence[svg.Point],
+    rows: Sequence[Row],
+    frontier: Sequence[svg.Point] = (),
 ) -> list[str]:
     names = [str(row["label"]) for row in rows]
     bounds = labels.Box(plot.left + 2, plot.top, plot.right + 14, plot.bottom - 4)
+    boxes = labels.place(points, names, bounds, labels.along(frontier))
     parts = []
-    for (x, y), box, row in zip(points, labels.place(points, names, bounds), rows, strict=True):
+    for (x, y), box, row in zip(points, boxes, rows, strict=True):
         near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
         if abs(near_x - x) + abs(near_y - y) > 18:
             parts.append(svg.line((x, y), (near_x, near_y), "leader"))
         parts.append(svg.circle(x, y, 5, "attention" if row["is_teacher"] else "mamba"))
-        parts.append(svg.text(box.left, box.bottom - 4, str(row["label"])))
+        at, anchor = (box.right, "end") if box.right < x else (box.left, "start")
+        parts.append(svg.text(at, box.bottom - 4, str(row["label"]), anchor=anchor))
     return parts
 
 
@@ -199,7 +205,7 @@ def _whiskers(plot: chart.Plot, rows: Sequence[Row], x: str, y: str = "accuracy"
         error = _number(row, "standard_error")
         ends = [plot.point(_number(row, x), _number(row, y) + sign * error) for sign in (-1, 1)]
         if error > 0:
-            parts.append(svg.line(ends[0], ends[1], "leader"))
+            parts.append(svg.line(ends[0], ends[1], "error"))
     return parts
 
 

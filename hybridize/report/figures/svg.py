@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 VARIABLES_LIGHT = (
     "--paper:#ffffff;--ink:#1b1f24;--muted:#59636e;--faint:#a3abb4;--grid:#dfe3e8;"
-    "--attention:#4477AA;--mamba:#CC6677;--attention-text:#2f5f8f;--mamba-text:#a8394d;"
+    "--edge:#1b1f24;--attention:#4477AA;--mamba:#CC6677;--attention-text:#2f5f8f;--mamba-text:#a8394d;"
 )
 VARIABLES_DARK = (
     "--paper:#14171c;--ink:#e8ebef;--muted:#a0a9b4;--faint:#6b7480;--grid:#2e343c;"
-    "--attention:#4477AA;--mamba:#CC6677;--attention-text:#86b0dd;--mamba-text:#ec9aa8;"
+    "--edge:#ffffff;--attention:#4477AA;--mamba:#CC6677;--attention-text:#86b0dd;--mamba-text:#ec9aa8;"
 )
 STYLE = """
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
@@ -27,13 +27,16 @@ svg .mamba{fill:var(--mamba)}
 svg .grey{fill:var(--faint)}
 svg .ink{fill:var(--ink)}
 svg .hollow{fill:var(--paper);stroke:var(--faint);stroke-width:1}
-svg .fresh{fill:none;stroke:var(--ink);stroke-width:2}
+svg .fresh{fill:none;stroke:var(--edge);stroke-width:2}
+svg rect.small{stroke-width:1.25}
+svg text.small{font-size:10px}
 svg .planned{opacity:0.45}
 svg .grid{stroke:var(--grid);stroke-width:1}
 svg .axis{stroke:var(--muted);stroke-width:1}
 svg .rule{stroke:var(--muted);stroke-width:1;stroke-dasharray:4 3}
 svg .whisker{stroke:var(--ink);stroke-width:1.5}
 svg .leader{stroke:var(--faint);stroke-width:1}
+svg .error{stroke:var(--muted);stroke-width:1.5}
 svg path{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 svg .attention-line{stroke:var(--attention)}
 svg .mamba-line{stroke:var(--mamba)}
@@ -111,9 +114,9 @@ def text(x: float, y: float, content: str, css: str = "", anchor: str = "start")
 
 
 def text_width(content: str, font_px: float = 12) -> float:
-    """Estimate the width of text in pixels, a little wide so that nothing is cut."""
+    """Estimate the width of bold text in pixels, a little wide so that nothing is cut."""
     narrow = sum(character in "iljt.,:;|'! ()" for character in content)
-    return font_px * (0.62 * (len(content) - narrow) + 0.36 * narrow)
+    return font_px * (0.7 * (len(content) - narrow) + 0.42 * narrow)
 
 
 def _n(value: float) -> str:
