@@ -34,7 +34,7 @@ def run_report(run: RunData) -> Report:
             Section("merge", "Merge", _merge(run)),
             Section("cost", "Cost and reproduction", _cost(run)),
         ),
-        extra_tables=(rows.verdict_table(run),),
+        extra_tables=(rows.verdict_table(run), rows_training.load_table(run)),
     )
 
 
@@ -100,7 +100,7 @@ def _importance(run: RunData) -> tuple[Block, ...]:
     if ranks.rows:
         caption = (
             "Layers in the order of their rank, least important at the top, before and after a "
-            "short distillation of each replacement. Dark lines cross the cut or jump furthest, "
+            "short distillation of each replacement. Bold lines cross the cut or jump furthest, "
             "with the number of places gained (+) in brackets; what ends above the cut is cheapest "
             "to convert."
         )
@@ -160,7 +160,7 @@ def _scores(run: RunData) -> tuple[Block, ...]:
     by_converted = rows_scores.score_by_converted_table(run)
     if len({row["converted"] for row in by_converted.rows}) > 1:
         caption = (
-            "A line per kind over the number of converted layers, teacher at 0. The mean is dark, "
+            "A line per kind over the number of converted layers, teacher at 0. The mean is bold, "
             "with one standard error; the kind that loses most is rose. Where a line bends "
             "down is where to stop converting."
         )
@@ -213,7 +213,7 @@ def _speed(run: RunData) -> tuple[Block, ...]:
         f"model of the verdict, grey the others. {_load_words(run, None)}"
     )
     figure = Figure("speed", caption, table, curves.speed_and_memory)
-    return (figure, rows_training.load_table(run))
+    return (figure,)
 
 
 def _merge(run: RunData) -> tuple[Block, ...]:

@@ -121,7 +121,7 @@ def _whisker(plot: chart.Plot, x: float, score: float, row: Row) -> list[str]:
 def rank_bumps(rows: Sequence[Row], width: int) -> str:
     """Draw ranks before and after a short distillation, a panel per stage.
 
-    Dark lines cross the cut or are the two longest jumps; all others are grey. Rank 1 is the
+    Bold lines cross the cut or are the two longest jumps; all others are grey. Rank 1 is the
     least important layer and stands at the top; what stands above the cut line is converted.
 
     Rows: stage, layer, rank_before, rank_after, cut (how many were to be converted), steps.

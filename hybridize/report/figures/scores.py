@@ -59,7 +59,7 @@ def _bar(plot: chart.Plot, y: float, row: Row, who: str, css: str) -> list[str]:
 
 
 def score_by_converted(rows: Sequence[Row], width: int) -> str:
-    """Draw a line per kind over the number of converted layers; the mean dark, the worst in rose.
+    """Draw a line per kind over the number of converted layers; the mean bold, the worst in rose.
 
     Rows: kind (`mean` for the mean of all), converted, accuracy, standard_error.
     """
