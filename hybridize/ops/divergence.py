@@ -116,7 +116,8 @@ def head_losses(
     assert (teacher_hidden_ND is None) == (teacher_head is None), "a teacher is hidden and head"
     chunk = chunk_tokens or max(CHUNK_TOKENS, CHUNK_VALUES // head.weight_VD.shape[0])
     teacher = None if teacher_head is None else (teacher_hidden_ND, teacher_head)
-    result: tuple[Tensor, Tensor] = _HeadLosses.apply(
+    apply: Callable[..., tuple[Tensor, Tensor]] = _HeadLosses.apply
+    return apply(
         hidden_ND,
         head.weight_VD,
         head.bias_V,
@@ -126,7 +127,6 @@ def head_losses(
         chunk,
         torch.is_grad_enabled(),
     )
-    return result
 
 
 class _HeadLosses(torch.autograd.Function):

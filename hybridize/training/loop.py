@@ -6,7 +6,7 @@ The place in the data is a number of steps, so a run continues from its checkpoi
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, inf, isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hybridize.training.device import peak_gib, precision, seeded
 from hybridize.training.metrics import MetricsFile, Progress, StepRecord
 from hybridize.training.objectives import Objective, measure
 from hybridize.training.optim import Optimizers, training_only
-from hybridize.training.settings import FitResult, FitSettings, Heldout
+from hybridize.training.settings import Budget, FitResult, FitSettings, Heldout
 from hybridize.training.signals import catch_signals
 
 FREE = ("rows_per_microbatch", "checkpoint_every", "evaluate_every")
@@ -88,9 +88,7 @@ class _Run:
         self.out, self.heldout, self.parameters = out, heldout, parameters
         self.device = next(model.parameters()).device
         self.optimizers = Optimizers(model, parameters, settings.optimizer)
-        self.total_rows = ceil(settings.tokens / source.sequence_length)
-        self.rows_per_step = max(1, settings.tokens_per_step // source.sequence_length)
-        self.num_steps = ceil(self.total_rows / self.rows_per_step)
+        self.budget = Budget.of(settings, source.sequence_length)
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": inf, "metrics_bytes": 0}
         self.checkpoint = self.metrics = saved = None
         if out is not None:
@@ -114,10 +112,10 @@ class _Run:
     def train(self, progress: Progress | None, stop: Callable[[], bool]) -> FitResult:
         """Run the steps that are left."""
         self.model.train()
-        while self.state["step"] < self.num_steps:
+        while self.state["step"] < self.budget.num_steps:
             record = self._step()
-            last = record.step == self.num_steps
-            if last or self._is_due(self.settings.evaluate_every):
+            last = record.step == self.budget.num_steps
+            if last or self.budget.is_due(record.step, self.settings.evaluate_every):
                 self.state["heldout"] = self._measure()
                 record = replace(record, heldout=self.state["heldout"])
             if self.metrics is not None:
@@ -125,15 +123,15 @@ class _Run:
             if progress is not None:
                 progress(record)
             stopping = stop() and not last
-            if last or stopping or self._is_due(self.settings.checkpoint_every):
+            if last or stopping or self.budget.is_due(record.step, self.settings.checkpoint_every):
                 self._save()
             if stopping:
                 raise Interrupted(self._how_to_continue())
         state = self.state
         return FitResult(
-            tokens=self._tokens(state["step"]),
+            tokens=self.budget.tokens(state["step"]),
             steps=state["step"],
-            rows=self.total_rows,
+            rows=self.budget.total_rows,
             seconds=state["seconds"],
             loss=state["loss"],
             heldout_before=state["heldout_before"],
@@ -142,9 +140,14 @@ class _Run:
         )
 
     def _step(self) -> StepRecord:
-        started, settings, state = time.monotonic(), self.settings, self.state
-        before, after = self._tokens(state["step"]), self._tokens(state["step"] + 1)
-        batches = self._batches()
+        started, settings = time.monotonic(), self.settings
+        state, budget = self.state, self.budget
+        before, after = budget.tokens(state["step"]), budget.tokens(state["step"] + 1)
+        total, num_steps = budget.tokens(budget.num_steps), budget.num_steps
+        step_rows, size = budget.rows(state["step"]), settings.rows_per_microbatch
+        batches = [
+            batch(self.source, row, min(size, step_rows.stop - row)) for row in step_rows[::size]
+        ]
         count = sum(rows.num_counted for rows in batches)
         totals, parts = [], dict[str, Any]()
         for rows in batches:
@@ -157,17 +160,16 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.grad_clip or inf)
         *sums, grad_norm = torch.stack([*totals, norm]).tolist()
         self._check_finite(batches, sums, grad_norm)
-        scale = settings.schedule.scale(before, after, self._tokens(self.num_steps))
-        lr = self.optimizers.step(scale)
+        lr = self.optimizers.step(settings.schedule.scale(before, after, total))
         seconds = time.monotonic() - started
         state.update(
             step=state["step"] + 1, seconds=state["seconds"] + seconds, loss=sum(sums) / count
         )
         return StepRecord(
             step=state["step"],
-            num_steps=self.num_steps,
+            num_steps=num_steps,
             tokens=after,
-            total_tokens=self._tokens(self.num_steps),
+            total_tokens=total,
             counted_tokens=count,
             loss=state["loss"],
             parts={name: float(nats) for name, nats in parts.items()},
@@ -176,17 +178,8 @@ class _Run:
             tokens_per_second=(after - before) / seconds,
             seconds=state["seconds"],
             peak_gib=peak_gib(self.device),
-            eta_seconds=state["seconds"] / state["step"] * (self.num_steps - state["step"]),
+            eta_seconds=state["seconds"] / state["step"] * (num_steps - state["step"]),
         )
-
-    def _batches(self) -> list[Batch]:
-        first = self.state["step"] * self.rows_per_step
-        end = min(first + self.rows_per_step, self.total_rows)
-        size = self.settings.rows_per_microbatch
-        return [
-            batch(self.source, self.settings.first_row + row, min(size, end - row))
-            for row in range(first, end, size)
-        ]
 
     def _check_finite(self, batches: list[Batch], sums: list[float], grad_norm: float) -> None:
         if all(isfinite(value) for value in (*sums, grad_norm)):
@@ -199,14 +192,6 @@ class _Run:
             f"{last.first_row + len(last.input_ids_BT) - 1}. The checkpoint before stands: lower "
             "optimizer.lr or grad_clip, or look at these rows."
         )
-
-    def _tokens(self, step: int) -> int:
-        return min(step * self.rows_per_step, self.total_rows) * self.source.sequence_length
-
-    def _is_due(self, every: int | None) -> bool:
-        """Tell whether the last step passed a multiple of `every` tokens."""
-        step = self.state["step"]
-        return every is not None and self._tokens(step) // every > self._tokens(step - 1) // every
 
     def _measure(self) -> dict[str, float] | None:
         if self.heldout is None:
@@ -232,8 +217,9 @@ class _Run:
             self.checkpoint.save(self.state)
 
     def _how_to_continue(self) -> str:
-        done, total = (short_count(self._tokens(n)) for n in (self.state["step"], self.num_steps))
-        where = f"stopped after step {self.state['step']} of {self.num_steps}, {done} of {total} "
+        step, num_steps = self.state["step"], self.budget.num_steps
+        done, total = (short_count(self.budget.tokens(n)) for n in (step, num_steps))
+        where = f"stopped after step {step} of {num_steps}, {done} of {total} "
         if self.out is None:
             return f"{where}tokens; nothing was kept, because no folder was given."
         return f"{where}tokens; the checkpoint is in {self.out}. Run the same again to continue."

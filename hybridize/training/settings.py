@@ -1,6 +1,7 @@
 """What a training run is asked and what it answers."""
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal
 
 from hybridize.core.errors import RecipeError
@@ -50,6 +51,46 @@ class FitSettings:
                 raise RecipeError(f"{name} is {value}. Choose more than 0.")
         if self.dtype not in ("float32", "bfloat16"):
             raise RecipeError(f"dtype {self.dtype!r} is not one of float32, bfloat16.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The tokens of a run, cut into rows and steps."""
+
+    row_tokens: int
+    """Tokens of a row: the sequence length."""
+    first_row: int
+    total_rows: int
+    rows_per_step: int
+    """Of every step but the last, which takes what is left."""
+
+    @classmethod
+    def of(cls, settings: FitSettings, row_tokens: int) -> "Budget":
+        """Cut the budget of `settings` into rows of `row_tokens`."""
+        return cls(
+            row_tokens=row_tokens,
+            first_row=settings.first_row,
+            total_rows=ceil(settings.tokens / row_tokens),
+            rows_per_step=max(1, settings.tokens_per_step // row_tokens),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return ceil(self.total_rows / self.rows_per_step)
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens seen after `step` steps."""
+        return min(step * self.rows_per_step, self.total_rows) * self.row_tokens
+
+    def rows(self, step: int) -> range:
+        """Return the rows of the step that follows `step` steps."""
+        start, end = (min(n * self.rows_per_step, self.total_rows) for n in (step, step + 1))
+        return range(self.first_row + start, self.first_row + end)
+
+    def is_due(self, step: int, every: int | None) -> bool:
+        """Tell whether the last of `step` steps passed a multiple of `every` tokens."""
+        return every is not None and self.tokens(step) // every > self.tokens(step - 1) // every
 
 
 @dataclass(frozen=True, kw_only=True)
