@@ -2,8 +2,8 @@
 
     import hybridize as hz
 
-    recipe = hz.load_recipe("h12.yaml")
-    print(hz.Layout.uniform(12).convert([3, 7], to="mamba2"))
+    run = hz.run("tiny", until="plan")                 # the recipe `tiny`, up to its plan
+    teacher = hz.load_teacher("shipped")               # or verb by verb, see hybridize.api
 
 Public names are imported on first use, so that `import hybridize` costs nothing.
 """
@@ -14,17 +14,34 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "HybridizeError": "hybridize.core.errors",
     "Importance": "hybridize.core.importance",
     "Interrupted": "hybridize.core.errors",
     "Layout": "hybridize.core.layout",
+    "LeaveOneOut": "hybridize.core.sections",
     "MachineError": "hybridize.core.errors",
     "ModelError": "hybridize.core.errors",
     "ModelShape": "hybridize.core.shape",
     "Plan": "hybridize.core.plan",
     "Recipe": "hybridize.core.recipe",
     "RecipeError": "hybridize.core.errors",
+    "ReplaceOne": "hybridize.core.sections",
     "RunError": "hybridize.core.errors",
+    "bench": "hybridize.api",
+    "convert": "hybridize.api",
+    "distill": "hybridize.api",
+    "evaluate": "hybridize.api",
+    "load_model": "hybridize.api",
     "load_recipe": "hybridize.core.recipe",
+    "load_teacher": "hybridize.api",
+    "load_text": "hybridize.api",
+    "make_plan": "hybridize.core.plan",
+    "make_tasks": "hybridize.api",
+    "measure_importance": "hybridize.api",
+    "merge": "hybridize.api",
+    "open_run": "hybridize.api",
+    "run": "hybridize.api",
+    "sft": "hybridize.api",
 }
 
 

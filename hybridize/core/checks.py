@@ -70,11 +70,10 @@ def _check_data(recipe: Recipe) -> Iterator[Problem]:
 
 def _check_jsonl(path: KeyPath, source: Jsonl) -> Iterator[Problem]:
     forms = [form for form in ("text", "prompt", "completion", "messages") if getattr(source, form)]
-    if forms not in (["text"], ["prompt", "completion"], ["messages"]):
-        given = " and ".join(forms) or "no key"
+    if forms not in ([], ["text"], ["prompt", "completion"], ["messages"]):
         yield (
             path,
-            f"{'.'.join(map(str, path))} gives {given}. Give one form: text, or prompt and "
+            f"{'.'.join(map(str, path))} gives {' and '.join(forms)}. Give one form: text, or prompt and "
             "completion, or messages.",
         )
 

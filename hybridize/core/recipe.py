@@ -64,8 +64,10 @@ class Recipe(Section):
     _document: Document = PrivateAttr(default_factory=lambda: Document(name="recipe"))
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any], *, name: str = "recipe") -> Self:
-        """Make a recipe from nested plain values, checked like a file.
+    def from_values(
+        cls, values: Mapping[str, Any], *, name: str = "recipe", overrides: Iterable[str] = ()
+    ) -> Self:
+        """Make a recipe from nested plain values and `a.b=c` overrides, checked like a file.
 
         Raises:
             RecipeError: an unknown key, a wrong type or an impossible plan.
@@ -73,6 +75,7 @@ class Recipe(Section):
         document = Document(name=name)
         for key, value in values.items():
             document.assign(key, _lists(value), "given in Python")
+        document.override(overrides)
         return cls._from_document(document)
 
     @classmethod

@@ -63,7 +63,11 @@ class Tasks(Section):
 
 
 class Jsonl(Section):
-    """A JSONL file, one document a line; give `text`, `prompt` and `completion`, or `messages`."""
+    """A JSONL file, one document a line.
+
+    Give `text`, or `prompt` and `completion`, or `messages`; with none, keys of these very names
+    are looked for in the first line.
+    """
 
     kind: Literal["jsonl"] = "jsonl"
     """Where the text comes from."""

@@ -1,0 +1,254 @@
+"""Commands for one stage alone, on any model folder: importance, convert, distill, sft, merge.
+
+Their settings are those of the recipe sections of the same name, given by --recipe or --set.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hybridize.cli.options import (
+    WHERE,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    ModelsArgument,
+    OutOption,
+    RecipeOption,
+    SetOption,
+    TeacherOption,
+    say,
+    show,
+    show_json,
+)
+
+if TYPE_CHECKING:
+    from hybridize.core.recipe import Recipe
+
+TokensOption = Annotated[str, typer.Option(metavar="N", help="Budget in tokens, e.g. 300M.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(epilog="Example: hybridize importance shipped --method leave_one_out")(importance)
+    app.command(
+        epilog="Example: hybridize convert shipped --layers 9,10 --out out/h2 "
+        "--set mixer.kind=mamba2"
+    )(convert)
+    app.command(
+        epilog="Example: hybridize distill out/h2 --tokens 1M --out out/h2-distilled "
+        "--set distill.tokens_per_step=8192"
+    )(distill)
+    app.command(epilog="Example: hybridize sft out/h2 --tokens 1M --out out/h2-sft")(sft)
+    app.command(epilog="Example: hybridize merge out/a out/b --weights 0.3,0.7 --out out/ab")(merge)
+
+
+def importance(
+    model: ModelArgument,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="leave_one_out or replace_one.")
+    ] = "leave_one_out",
+    teacher: TeacherOption = "shipped",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=WHERE, help="JSON file to write."),
+    ] = None,
+    recipe: RecipeOption = None,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank the layers of a model by how much it needs their attention."""
+    from hybridize import api
+    from hybridize.core.errors import RecipeError
+
+    loaded = _settings(teacher, recipe, overrides, {"importance": [{"method": method}]})
+    section = loaded.measurement(method)
+    if section is None:
+        raise RecipeError(f"recipe {recipe} does not list {method} under importance. Add it.")
+    student = api.load_model(model, device=device)
+    train, heldout = _sources(loaded, student.tokenizer)
+    measured = api.measure_importance(
+        student,
+        heldout,
+        settings=section,
+        teacher=None if model == teacher else api.load_teacher(teacher, device=device),
+        data=train,
+        mixer=loaded.mixer.kind,
+    )
+    if out is not None:
+        measured.save(out)
+    if as_json:
+        show_json(measured.to_json())
+    else:
+        show(str(measured))
+
+
+def convert(
+    model: ModelArgument,
+    out: OutOption,
+    layers: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Layers to convert, e.g. 3,7,8.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="STRIP", help="Whole layout instead, e.g. AAAMMAAM.")
+    ] = None,
+    teacher: TeacherOption = "shipped",
+    recipe: RecipeOption = None,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+) -> None:
+    """Replace the attention of some layers by the mixer of the recipe."""
+    from hybridize import api
+    from hybridize.core.errors import RecipeError
+    from hybridize.core.layout import Layout
+
+    loaded = _settings(teacher, recipe, overrides)
+    if (layers is None) == (layout is None):
+        raise RecipeError("convert: say what to convert, by either --layers or --layout.")
+    before = api.load_model(model)
+    source = before if model == teacher else api.load_teacher(teacher)
+    mixer = loaded.mixer
+    wanted = (
+        Layout.parse(layout)
+        if layout
+        else before.layout.convert(_read_layers(str(layers)), to=mixer.kind)
+    )
+    after = api.convert(
+        before,
+        wanted,
+        source=source,
+        init=mixer.init,
+        options=mixer.options,
+        seed=loaded.seed,
+        out=out,
+    )
+    after.save(out)
+    say(f"before  {before.layout}\nafter   {after.layout}")
+    show(str(out))
+
+
+def distill(
+    student: ModelArgument,
+    tokens: TokensOption,
+    out: OutOption,
+    teacher: TeacherOption = "shipped",
+    recipe: RecipeOption = None,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = None,
+) -> None:
+    """Train a student towards its teacher; an interrupted training goes on."""
+    from hybridize import api
+
+    loaded = _settings(teacher, recipe, overrides)
+    model = api.load_model(student, device=device)
+    train, heldout = _sources(loaded, model.tokenizer)
+    trained = api.distill(
+        model,
+        api.load_teacher(teacher, dtype=loaded.teacher.dtype, device=device),
+        train,
+        tokens=tokens,
+        settings=loaded.distill.model_dump(),
+        heldout=heldout,
+        out=_training_folder(out),
+        progress=_line(model.name),
+    )
+    trained.save(out)
+    show(str(out))
+
+
+def sft(
+    student: ModelArgument,
+    tokens: TokensOption,
+    out: OutOption,
+    recipe: RecipeOption = None,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = None,
+) -> None:
+    """Fine-tune a model on completions, with the training keys of the section distill."""
+    from hybridize import api
+
+    loaded = _settings("shipped", recipe, overrides)
+    model = api.load_model(student, device=device)
+    train, heldout = _sources(loaded, model.tokenizer)
+    trained = api.sft(
+        model,
+        train,
+        tokens=tokens,
+        settings=loaded.distill.model_dump(),
+        heldout=heldout,
+        out=_training_folder(out),
+        progress=_line(model.name),
+    )
+    trained.save(out)
+    show(str(out))
+
+
+def merge(
+    models: ModelsArgument,
+    out: OutOption,
+    weights: Annotated[
+        str | None, typer.Option(metavar="LIST", help="One weight a model, e.g. 0.3,0.7.")
+    ] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="See `hybridize ls merges`.")] = (
+        "linear"
+    ),
+) -> None:
+    """Make one model from several of the same layout."""
+    from hybridize import api
+    from hybridize.core.errors import RecipeError
+
+    try:
+        given = [float(weight) for weight in weights.split(",")] if weights else []
+    except ValueError as error:
+        raise RecipeError(f"merge --weights {weights}: write numbers like 0.3,0.7.") from error
+    api.merge([api.load_model(model) for model in models], weights=given, method=method).save(out)
+    show(str(out))
+
+
+def _settings(
+    teacher: str, recipe: Path | None, overrides: list[str], values: dict[str, Any] | None = None
+) -> "Recipe":
+    """Read --recipe and --set; without a recipe, every section has its defaults."""
+    from hybridize.core.recipe import Recipe, load_recipe
+
+    if recipe is not None:
+        return load_recipe(recipe, overrides)
+    asked = {"version": 1, "teacher": {"model": teacher}, **(values or {})}
+    return Recipe.from_values(asked, overrides=overrides)
+
+
+def _sources(recipe: "Recipe", tokenizer: Any) -> tuple[Any, Any]:
+    """Make the training rows and the held-out rows of a recipe."""
+    from hybridize.pipeline.translate import make_source
+
+    heldout = recipe.data.heldout
+    assert heldout is not None, "a checked recipe has held-out data"
+    return (
+        make_source(recipe.data.train, recipe, tokenizer),
+        make_source(heldout, recipe, tokenizer, heldout=True),
+    )
+
+
+def _training_folder(out: Path) -> Path:
+    """Name the folder of checkpoints and metrics, beside the model as saving replaces that."""
+    return out.with_name(f"{out.name}.training")
+
+
+def _line(name: str) -> Any:
+    import sys
+
+    from hybridize.cli.watch import prepare_machine
+    from hybridize.training.metrics import ConsoleLine
+
+    prepare_machine()
+    return ConsoleLine(name, sys.stderr)
+
+
+def _read_layers(text: str) -> list[int]:
+    from hybridize.core.errors import RecipeError
+
+    try:
+        return [int(layer) for layer in text.split(",")]
+    except ValueError as error:
+        raise RecipeError(f"convert --layers {text}: write numbers like 3,7,8.") from error
