@@ -49,7 +49,8 @@ def _answer(model: "Model", messages: Messages, max_new_tokens: int) -> tuple[st
     """Generate the answer to the last message, written out as it comes."""
     from transformers import TextStreamer
 
-    tokenizer, network = model.tokenizer, model.network
+    tokenizer = model.tokenizer
+    network: Any = model.network
     if tokenizer.chat_template:
         inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -58,9 +59,8 @@ def _answer(model: "Model", messages: Messages, max_new_tokens: int) -> tuple[st
         inputs = tokenizer(messages[-1]["content"], return_tensors="pt")
     inputs = {name: tensor.to(network.device) for name, tensor in inputs.items()}
     inputs.pop("token_type_ids", None)
-    generate: Any = network.generate
     started = time.monotonic()
-    ids = generate(
+    ids = network.generate(
         **inputs,
         max_new_tokens=max_new_tokens,
         do_sample=False,

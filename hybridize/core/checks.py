@@ -73,8 +73,8 @@ def _check_jsonl(path: KeyPath, source: Jsonl) -> Iterator[Problem]:
     if forms not in ([], ["text"], ["prompt", "completion"], ["messages"]):
         yield (
             path,
-            f"{'.'.join(map(str, path))} gives {' and '.join(forms)}. Give one form: text, or prompt and "
-            "completion, or messages.",
+            f"{'.'.join(map(str, path))} gives {' and '.join(forms)}. "
+            "Give one form: text, or prompt and completion, or messages.",
         )
 
 

@@ -67,6 +67,10 @@ def print_value(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
     text: str = yaml.safe_dump(
-        value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False
+        value,
+        default_flow_style=True,
+        width=10**6,
+        allow_unicode=str(value).isprintable(),
+        sort_keys=False,
     )
     return text.removesuffix("...\n").rstrip("\n").removesuffix("\n...")
