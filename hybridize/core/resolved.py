@@ -64,13 +64,16 @@ def _entry(
 
 def print_value(value: Any) -> str:
     """Print a value on one line so that YAML reads it back."""
-    if isinstance(value, tuple):
-        value = list(value)
+    text = _dump(value, allow_unicode=True)
+    return text if text.isprintable() else _dump(value, allow_unicode=False)
+
+
+def _dump(value: Any, *, allow_unicode: bool) -> str:
     text: str = yaml.safe_dump(
-        value,
+        list(value) if isinstance(value, tuple) else value,
         default_flow_style=True,
         width=10**6,
-        allow_unicode=str(value).isprintable(),
+        allow_unicode=allow_unicode,
         sort_keys=False,
     )
-    return text.removesuffix("...\n").rstrip("\n").removesuffix("\n...")
+    return text.removesuffix("...\n").rstrip("\n")

@@ -265,5 +265,6 @@ def test_an_unknown_mixer_is_refused_and_a_plugin_is_not(write):
 
 @pytest.mark.parametrize("text", ["é", "a: b", "\x85", "\u2028", "#x", " x", "1e-4", "~", "yes"])
 def test_any_text_survives_resolving(write, text):
-    recipe = load_recipe(write()).replace({"teacher.model": text})
-    assert load_recipe(write(recipe.resolved())).teacher.model == text
+    recipe = load_recipe(write()).replace({"teacher.model": text, "distill.train": [text]})
+    again = load_recipe(write(recipe.resolved()))
+    assert (again.teacher.model, again.distill.train) == (text, (text,))
