@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from hybridize.core.artifacts import read_jsonl
@@ -44,7 +45,8 @@ def run(out, pause=0.0):
 def start(out):
     code = (
         "from pathlib import Path; from tests.training import test_kill as t; import torch;"
-        f"torch.set_num_threads({torch.get_num_threads()}); t.run(Path({str(out)!r}), 0.01)"
+        "torch.set_num_threads(1); "
+        f"t.run(Path({str(out)!r}), 0.01)"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -55,6 +57,16 @@ def steps_logged(out):
     return sum(1 for _ in read_jsonl(out / "metrics.jsonl"))
 
 
+@pytest.fixture
+def one_thread():
+    """Sums in several threads may round otherwise, and threads fight over the cores of a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_killed_at_random_moments_and_continued(tmp_path):
     expected = run(tmp_path / "whole")
     rng, out, kills = random.Random(0), tmp_path / "killed", 0
@@ -62,7 +74,7 @@ def test_killed_at_random_moments_and_continued(tmp_path):
         process = start(out)
         target = steps_logged(out) + rng.randrange(3, 20)
         while process.poll() is None and steps_logged(out) < target:
-            time.sleep(0.002)
+            time.sleep(0.01)
         time.sleep(rng.random() * 0.02)
         assert process.poll() is None, process.communicate()[1]
         os.kill(process.pid, signal.SIGKILL)
