@@ -1,9 +1,9 @@
 """Read the configuration of published Apriel-H1 checkpoints, whose tensors already have our names.
 
-The checkpoints hold Mistral layers and a Mamba mixer called "m2" in their layout (arXiv 2511.02651).
-They were trained with values and keys repeated in groups of the state size, and with the bias of the
-step size applied twice, so both are set here. Their class name changed between releases; the two
-keys that are read here did not.
+The checkpoints hold Mistral layers and a Mamba mixer called "m2" (arXiv 2511.02651). They were
+trained with values and keys repeated in groups of the state size, and with the bias of the step
+size applied twice, so both are set here. Their class name changed between releases; the two keys
+that are read here did not.
 """
 
 from collections.abc import Mapping

@@ -122,7 +122,7 @@ def _leaves(node: Node) -> list[Node]:
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
-    values: dict[str, Any] = {"node": type(node).__name__.lower()}
+    values: dict[str, Any] = {"op": type(node).__name__.lower()}
     for item in fields(node):  # type: ignore[arg-type]
         value = getattr(node, item.name)
         if isinstance(value, Node):
@@ -136,7 +136,7 @@ def _node_to_json(node: Node) -> dict[str, Any]:
 def _node_from_json(values: Mapping[str, Any]) -> Node:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if name == "node":
+        if name == "op":
             continue
         if isinstance(value, Mapping):
             arguments[name] = _node_from_json(value)
@@ -145,4 +145,4 @@ def _node_from_json(values: Mapping[str, Any]) -> Node:
             arguments[name] = tuple(parts)
         else:
             arguments[name] = value
-    return _NODES[values["node"]](**arguments)
+    return _NODES[values["op"]](**arguments)

@@ -42,13 +42,11 @@ def test_logits_and_states_are_the_teachers(pair: tuple[Any, Any]) -> None:
 
 
 def test_left_padded_generation_is_the_teachers(pair: tuple[Any, Any]) -> None:
-    teacher, student = pair
     mask = torch.ones(2, 24, dtype=torch.long)
     mask[0, :5] = 0
     options = {"max_new_tokens": 10, "return_dict_in_generate": True, "output_logits": True}
     results = [
-        model.generate(tokens(), attention_mask=mask, do_sample=False, **options)
-        for model in pair
+        model.generate(tokens(), attention_mask=mask, do_sample=False, **options) for model in pair
     ]
     assert torch.equal(results[0].sequences, results[1].sequences)
     for ours, theirs in zip(results[1].logits, results[0].logits, strict=True):
@@ -87,7 +85,9 @@ def test_only_the_logits_asked_for_are_computed() -> None:
     student = as_student(tiny_teacher())
     whole = student(tokens()).logits
     assert_close(student(tokens(), logits_to_keep=1).logits, whole[:, -1:], 1e-6)
-    assert_close(student(tokens(), logits_to_keep=torch.tensor([3, 5])).logits, whole[:, [3, 5]], 1e-6)
+    assert_close(
+        student(tokens(), logits_to_keep=torch.tensor([3, 5])).logits, whole[:, [3, 5]], 1e-6
+    )
 
 
 @pytest.mark.parametrize("scope", ["layer", "attention"])

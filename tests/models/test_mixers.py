@@ -86,7 +86,9 @@ def test_generation_of_a_padded_batch_equals_rows_alone(student: HybridForCausal
     short = student.generate(ids[:1, 6:], **options)
     assert torch.equal(both[0, 20:], short[0, 14:])
     assert torch.equal(both[1:], student.generate(ids[1:], **options))
-    assert torch.equal(both, student.generate(ids, attention_mask=mask, prefill_chunk_size=7, **options))
+    assert torch.equal(
+        both, student.generate(ids, attention_mask=mask, prefill_chunk_size=7, **options)
+    )
 
 
 def test_beams_with_a_cache_equal_beams_without(student: HybridForCausalLM) -> None:
@@ -170,7 +172,9 @@ def test_a_cache_with_states_cannot_be_cropped() -> None:
 
 
 def test_unknown_mixers_and_options_are_refused() -> None:
-    shape = convert(as_student(tiny_teacher()), as_student(tiny_teacher()).layout.convert([0], to="mamba2"))
+    shape = convert(
+        as_student(tiny_teacher()), as_student(tiny_teacher()).layout.convert([0], to="mamba2")
+    )
     shape = shape.model.layers[0].mixer.shape
     with pytest.raises(ValueError, match="Did you mean mamba2"):
         find_mixer("mamba3")
@@ -178,7 +182,9 @@ def test_unknown_mixers_and_options_are_refused() -> None:
         find_mixer("tests.models.plugin:Missing")
     with pytest.raises(ValueError, match="not a subclass"):
         find_mixer("pathlib:Path")
-    with pytest.raises(ValueError, match="'width' is not an option .*expand, state_size, conv_width"):
+    with pytest.raises(
+        ValueError, match=r"'width' is not an option .*expand, state_size, conv_width"
+    ):
         build_mixer("mamba2", shape, 0, {"width": 3})
     with pytest.raises(ValueError, match="expand 3"):
         build_mixer("mamba2", shape, 0, {"expand": 3})

@@ -40,7 +40,9 @@ def as_granite(student: HybridForCausalLM, expand: int) -> GraniteMoeHybridForCa
     for name, tensor in ours.items():
         if "gate_proj" in name:
             name = name.replace("mlp.gate_proj", "shared_mlp.input_linear")
-            tensor = torch.cat([tensor, ours[name.replace("shared_mlp.input_linear", "mlp.up_proj")]])
+            tensor = torch.cat(
+                [tensor, ours[name.replace("shared_mlp.input_linear", "mlp.up_proj")]]
+            )
         elif "up_proj" in name:
             continue
         name = name.replace("mlp.down_proj", "shared_mlp.output_linear")
