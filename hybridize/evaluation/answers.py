@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional
 
 from hybridize import tasks
-from hybridize.tasks.kinds import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def problems(kinds: Sequence[str], *, num_per_kind: int, seed: int) -> list[task
     """Draw the held-out problems of an evaluation: the same for every model with the same seed."""
     return [
         tasks.make(kind, seed=seed, index=index, split="heldout")
-        for kind in kinds or KINDS
+        for kind in kinds
         for index in range(num_per_kind)
     ]
 

@@ -1,0 +1,146 @@
+"""The street: run what a recipe asks for, in order, skip what is done, continue what was begun.
+
+    >>> from hybridize.pipeline import run_recipe
+    >>> run = run_recipe("tiny", out="runs/tiny", until="plan")      # doctest: +SKIP
+
+Read `street.py` (what there is to do) before `actions.py` (how each thing is done).
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hybridize.core.artifacts import RunFolder, write_json, write_result, write_text
+from hybridize.core.catalog import RECIPES
+from hybridize.core.errors import RunError
+from hybridize.core.recipe import Recipe, load_recipe
+from hybridize.pipeline.observer import Observer
+from hybridize.pipeline.street import BEGUN, State, Street, refuse_stale
+from hybridize.pipeline.teacher import fingerprint
+
+GROUPS = ("importance", "plan", "eval", "report")
+
+
+def open_street(recipe: Recipe, out: Path) -> Street:
+    """Return the nodes of a recipe in a run folder; loads no weights and no torch."""
+    return Street.build(recipe, RunFolder(out), fingerprint(recipe.teacher))
+
+
+def run_recipe(
+    recipe_path: Path | str,
+    out: Path | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    until: str | None = None,
+    redo: Sequence[str] = (),
+    max_hours: float | None = None,
+    device: str | None = None,
+    observer: Observer | None = None,
+) -> Path:
+    """Run a recipe, or continue it where it stopped; return the run folder.
+
+    Args:
+        until: last node to run: a stage, `importance`, `plan`, `sft`, `merge`, `bench`, ...
+        redo: nodes to run again, with all that depend on them.
+        max_hours: stop cleanly with a checkpoint after so many hours.
+
+    Raises:
+        RecipeError: the recipe is wrong, or asks for the impossible.
+        RunError: a node is stale; the message names what changed and how to redo it.
+        Interrupted: stopped by a signal or by `max_hours`, with a checkpoint to continue from.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    folder = Path(out) if out else Path("runs") / recipe.name
+    street = open_street(recipe, folder)
+    for name in redo:
+        for node in street.dependents(name):
+            _forget(node.folder)
+    states = street.states()
+    refuse_stale(states)
+    nodes = _until(street, recipe, until)
+    _write_recipe(recipe, recipe_path, RunFolder(folder))
+    from hybridize.pipeline.actions import Actions
+
+    watcher = observer or Observer()
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+    actions = Actions(recipe, RunFolder(folder), device, watcher, _stop_at(deadline))
+    for node in nodes:
+        if states[node.name].kind == "done":
+            watcher.node_finished(node.name, states[node.name].seconds or 0.0, skipped=True)
+            continue
+        started = time.monotonic()
+        street.mark_begun(node)
+        write_status(street, folder, running=node.name)
+        watcher.node_started(node.name)
+        values = actions.run(node)
+        seconds = time.monotonic() - started
+        write_result(
+            node.folder,
+            node.name,
+            settings=node.settings,
+            inputs=street.inputs(node),
+            values=values,
+            seconds=seconds,
+        )
+        (node.folder / BEGUN).unlink(missing_ok=True)
+        watcher.node_finished(node.name, seconds, skipped=False)
+    write_status(street, folder)
+    if recipe.report and (until is None or until == "report"):
+        from hybridize.report import build_report
+
+        build_report(folder, recipe.report.format)
+    return folder
+
+
+def write_status(street: Street, folder: Path, running: str | None = None) -> dict[str, State]:
+    """Write `status.json` of a run folder and return the states it tells."""
+    states = street.states()
+    write_json(
+        RunFolder(folder).status,
+        {
+            "nodes": [
+                {
+                    "node": name,
+                    "state": "running" if name == running else state.kind,
+                    "seconds": state.seconds,
+                }
+                for name, state in states.items()
+            ]
+        },
+    )
+    return states
+
+
+def _until(street: Street, recipe: Recipe, until: str | None) -> list:
+    names = [node.name for node in street.nodes]
+    if until is None or until == "report":
+        return list(street.nodes)
+    group = "importance" if until == "plan" else until
+    places = [
+        place for place, name in enumerate(names) if name == until or name.startswith(f"{group}/")
+    ]
+    if until in ("plan", "importance") and places:
+        first_stage = next(
+            (place for place, name in enumerate(names) if name == recipe.stages[0].name), len(names)
+        )
+        places = [place for place in places if place < first_stage]
+    if not places:
+        stops = ", ".join(dict.fromkeys([*GROUPS, *names]))
+        raise RunError(f"--until {until}: the recipe has no such stop. Its stops: {stops}.")
+    return list(street.nodes[: places[-1] + 1])
+
+
+def _forget(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _stop_at(deadline: float | None) -> Callable[[], bool]:
+    return lambda: deadline is not None and time.monotonic() > deadline
+
+
+def _write_recipe(recipe: Recipe, path: Path | str, run: RunFolder) -> None:
+    given = Path(path) if Path(path).exists() else RECIPES / f"{path}.yaml"
+    write_text(run.recipe, given.read_text(encoding="utf-8"))
+    write_text(run.resolved_recipe, recipe.resolved())

@@ -1,0 +1,306 @@
+"""How each node of the street is done: load its inputs, call its stage, write its folder."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hybridize.core.artifacts import RunFolder, hash_file, plain, read_json, read_result, write_json
+from hybridize.core.importance import Importance
+from hybridize.core.layout import Layout
+from hybridize.core.plan import Plan, make_plan
+from hybridize.core.recipe import Recipe
+from hybridize.core.sections import Stage
+from hybridize.core.shape import ModelShape
+from hybridize.models.model import Model, load
+from hybridize.pipeline.observer import Observer
+from hybridize.pipeline.street import Node
+from hybridize.pipeline.translate import make_fit_settings, make_source
+from hybridize.stages import bench, convert, distill, evaluate, importance, merge, sft
+from hybridize.training.data import TokenSource
+from hybridize.training.device import choose_device
+from hybridize.training.loop import FitResult
+
+Values = dict[str, Any]
+
+
+class Actions:
+    """Runs nodes one by one; models are loaded from the run folder when a node needs them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        device: str | None,
+        observer: Observer,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.recipe, self.folder, self.observer, self.stop = recipe, run, observer, stop
+        self.device = choose_device(device)
+
+    def run(self, node: Node) -> Values:
+        """Do what a node stands for; return the values of its `result.json`."""
+        kind, _, rest = node.name.partition("/")
+        if kind == "importance":
+            method, _, stage = rest.partition("-")
+            return self._measure_importance(node, method, stage or None)
+        if kind == "eval":
+            return self._evaluate(node, rest)
+        if kind in ("teacher", "sft", "merge", "bench"):
+            return getattr(self, f"_{'describe' if kind == 'teacher' else kind}")(node)
+        return self._stage(node, self.recipe.stage(kind))
+
+    @cached_property
+    def teacher(self) -> Model:
+        """The teacher, loaded once."""
+        section = self.recipe.teacher
+        model = load(section.model, dtype=section.dtype, revision=section.revision)
+        model.network.to(self.device).requires_grad_(False)
+        return model
+
+    @cached_property
+    def data(self) -> TokenSource:
+        """The training rows."""
+        return make_source(self.recipe.data.train, self.recipe, self.teacher.tokenizer)
+
+    @cached_property
+    def heldout(self) -> TokenSource | None:
+        """The held-out rows; None where the recipe names none."""
+        source = self.recipe.data.heldout
+        if source is None:
+            return None
+        return make_source(source, self.recipe, self.teacher.tokenizer, heldout=True)
+
+    def model(self, name: str) -> Model:
+        """Load a model of this run by name: `teacher`, a stage, `sft` or `merge`."""
+        if name == "teacher":
+            return self.teacher
+        model = load(self._home(name) / "model", name=name, dtype=self.recipe.teacher.dtype)
+        model.network.to(self.device)
+        return model
+
+    def _home(self, name: str) -> Path:
+        if name in ("sft", "merge"):
+            return self.folder.path / name
+        names = [stage.name for stage in self.recipe.stages]
+        return self.folder.stage(names.index(name), name)
+
+    def _tokens(self, name: str) -> int:
+        """Return the tokens a model was trained on, all stages since the teacher together."""
+        if name == "teacher":
+            return 0
+        result = read_result(self._home(name))
+        assert result is not None, f"{name} runs before what needs it"
+        return int(result.values["cumulative_tokens"])
+
+    def _describe(self, node: Node) -> Values:
+        config = self.teacher.network.config.teacher
+        shape = ModelShape.from_config(config.to_dict())
+        values = {
+            **plain(shape),
+            "name": self.teacher.name,
+            "path": self.recipe.teacher.model,
+            "parameters": self.teacher.num_parameters,
+            "fingerprint": node.settings["teacher"]["fingerprint"],
+        }
+        write_json(self.folder.teacher, values)
+        self._save_plan(make_plan(self.recipe, shape))
+        return values
+
+    def _save_plan(self, plan: Plan) -> None:
+        write_json(self.folder.plan, plan.to_json())
+        self.folder.plan.with_suffix(".txt").write_text(plan.text() + "\n", encoding="utf-8")
+
+    def _measure_importance(self, node: Node, method: str, stage: str | None) -> Values:
+        def progress(done: int, total: int) -> None:
+            self.observer.node_progressed(node.name, done, total)
+
+        if method == "leave_one_out":
+            measured = self._leave_one_out(node, progress)
+        else:
+            measured = self._replace_one(node, stage, progress)
+        measured.save(node.folder.with_name(f"{node.folder.name}.json"))
+        self.observer.node_said(node.name, str(measured))
+        correlation = measured.rank_correlation()
+        return {"least_first": measured.least(len(measured.scores)), "spearman": correlation}
+
+    def _leave_one_out(self, node: Node, progress: importance.Progress) -> Importance:
+        section = self.recipe.measurement("leave_one_out")
+        settings = importance.LeaveOneOutSettings(
+            metric=section.metric,
+            scope=section.scope,
+            tokens=section.tokens,
+            problems=section.problems,
+        )
+        return importance.leave_one_out(
+            self.teacher, self.heldout, settings, node.folder, progress=progress
+        )
+
+    def _replace_one(
+        self, node: Node, stage: str | None, progress: importance.Progress
+    ) -> Importance:
+        section = self.recipe.measurement("replace_one")
+        start = self.recipe.stage(stage).start_from if stage else "teacher"
+        probe = self.recipe.distill.model_copy(
+            update={
+                "optimizer": self.recipe.distill.optimizer.model_copy(update={"lr": section.lr}),
+                "tokens_per_step": section.tokens_per_step,
+                "train": section.train,
+            }
+        )
+        tokens = max(1, section.steps) * section.tokens_per_step
+        mixer = self.recipe.mixer
+        settings = importance.ReplaceOneSettings(
+            mixer=mixer.kind,
+            init=mixer.init,
+            options=dict(mixer.options),
+            tokens=section.tokens,
+            steps=section.steps,
+            training=make_fit_settings(probe, self.recipe, tokens=tokens),
+            seed=self.recipe.seed,
+        )
+        return importance.replace_one(
+            self.model(start),
+            self.teacher,
+            self.data,
+            self.heldout,
+            settings,
+            node.folder,
+            progress=progress,
+        )
+
+    def _stage(self, node: Node, stage: Stage) -> Values:
+        layout, new_layers = self._choose(stage)
+        mixer = self.recipe.mixer
+        start = self.model(stage.start_from)
+        how = convert.ConvertSettings(
+            init=mixer.init, options=dict(mixer.options), seed=self.recipe.seed
+        )
+        student = convert.run(
+            start, layout, how, node.folder, source=self.teacher, name=stage.name
+        )
+        first_row = self._tokens(stage.start_from) // self.recipe.data.sequence_length
+        settings = distill.DistillSettings(
+            training=make_fit_settings(
+                stage, self.recipe, tokens=stage.tokens, first_row=first_row
+            ),
+            loss=stage.loss,
+            temperature=stage.temperature,
+        )
+        fitted = distill.run(
+            student,
+            self.teacher,
+            self.data,
+            settings,
+            node.folder,
+            heldout=self.heldout,
+            progress=lambda record: self.observer.node_stepped(node.name, record),
+            stop=self.stop,
+        )
+        values = self._keep(node, student, fitted, stage.start_from)
+        return {**values, "new_layers": new_layers}
+
+    def _choose(self, stage: Stage) -> tuple[Layout, tuple[int, ...]]:
+        """Decide the layers of a stage from its ranking, and note them in the plan."""
+        plan = Plan.from_json(read_json(self.folder.plan))
+        before = plan.layout_of(stage.start_from)
+        assert before is not None, "stages run in order"
+        name = stage.rank_by if stage.rank_by == "leave_one_out" else f"{stage.rank_by}-{stage.name}"
+        ranking = Importance.load(self.folder.importance(name))
+        free = [entry.layer for entry in ranking.ranked() if entry.layer not in before.converted]
+        layers = tuple(sorted(free[: stage.converted - len(before.converted)]))
+        plan = plan.with_layers(stage.name, layers)
+        self._save_plan(plan)
+        layout = plan.layout_of(stage.name)
+        assert layout is not None
+        self.observer.node_said(stage.name, f"{stage.start_from:<8}{before}\n{stage.name:<8}{layout}")
+        return layout, layers
+
+    def _keep(self, node: Node, model: Model, fitted: FitResult, start: str) -> Values:
+        model.network.config.last_training_window = self.recipe.data.sequence_length
+        model.save(node.folder / "model")
+        return {
+            "name": model.name,
+            "layout": str(model.layout),
+            "converted": model.layout.converted,
+            "tokens": fitted.tokens,
+            "cumulative_tokens": self._tokens(start) + fitted.tokens,
+            "seconds": fitted.seconds,
+            "loss": fitted.loss,
+            "heldout_before": fitted.heldout_before,
+            "heldout": fitted.heldout,
+            "parameters": model.num_parameters,
+            "trainable": fitted.trainable,
+            "weights_sha256": hash_file(node.folder / "model" / "model.safetensors"),
+        }
+
+    def _sft(self, node: Node) -> Values:
+        section = self.recipe.sft
+        student = self.model(section.start_from)
+        student = Model("sft", student.network, student.tokenizer)
+        first_row = self._tokens(section.start_from) // self.recipe.data.sequence_length
+        training = make_fit_settings(
+            section, self.recipe, tokens=section.tokens, first_row=first_row
+        )
+        fitted = sft.run(
+            student,
+            make_source(section.data, self.recipe, student.tokenizer),
+            sft.SftSettings(training=training),
+            node.folder,
+            heldout=self.heldout,
+            progress=lambda record: self.observer.node_stepped(node.name, record),
+            stop=self.stop,
+        )
+        return self._keep(node, student, fitted, section.start_from)
+
+    def _merge(self, node: Node) -> Values:
+        section = self.recipe.merge
+        settings = merge.MergeSettings(method=section.method, weights=section.weights)
+        merged = merge.run([self.model(name) for name in section.models], settings)
+        merged.save(node.folder / "model")
+        return {
+            "name": merged.name,
+            "layout": str(merged.layout),
+            "models": section.models,
+            "weights": section.weights,
+            "cumulative_tokens": max(self._tokens(name) for name in section.models),
+            "weights_sha256": hash_file(node.folder / "model" / "model.safetensors"),
+        }
+
+    def _evaluate(self, node: Node, name: str) -> Values:
+        section = self.recipe.evaluate
+        settings = evaluate.EvaluateSettings(
+            suite=section.suite,
+            problems=section.problems,
+            max_new_tokens=section.max_new_tokens,
+            batch=section.batch,
+        )
+        evaluation = evaluate.run(
+            self.model(name),
+            settings,
+            node.folder,
+            name=name,
+            tokens=self._tokens(name),
+            progress=lambda done, total: self.observer.node_progressed(node.name, done, total),
+        )
+        self.observer.node_said(node.name, str(evaluation))
+        overall = evaluation.overall
+        return {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
+
+    def _bench(self, node: Node) -> Values:
+        section = self.recipe.bench
+        names = ["teacher", *(stage.name for stage in self.recipe.stages)]
+        settings = bench.BenchSettings(
+            context_tokens=section.context_tokens,
+            output_tokens=section.output_tokens,
+            batch=section.batch,
+            repeats=section.repeats,
+        )
+        measured = bench.run(
+            [self.model(name) for name in names],
+            settings,
+            node.folder,
+            progress=lambda done, total: self.observer.node_progressed(node.name, done, total),
+        )
+        self.observer.node_said(node.name, str(measured))
+        return {"models": names}

@@ -1,0 +1,209 @@
+"""The nodes a recipe asks for, in order, and what each of them is: done, stale, begun or to do.
+
+A node is done if its `result.json` was written with the settings and inputs the recipe asks for
+at present. The identity of a node is the hash of its settings and of its inputs' identities, so
+a change far up the street is seen by everything below it. Nothing here imports torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hybridize.core.artifacts import (
+    RunFolder,
+    changed_keys,
+    hash_file,
+    hash_json,
+    plain,
+    read_json,
+    read_result,
+    write_json,
+)
+from hybridize.core.errors import RunError
+from hybridize.core.recipe import Recipe
+
+BEGUN = "begun.json"
+_HARMLESS = ("checkpoint_every", "evaluate_every", "name", "start_from")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One piece of work of a run, with a folder of its own."""
+
+    name: str
+    """`teacher`, `importance/leave_one_out`, `h6`, `eval/h6`, `sft`, `merge`, `bench`."""
+    folder: Path
+    settings: Mapping[str, Any]
+    """Everything that decides its result, under the names of the recipe."""
+    needs: tuple[str, ...] = ()
+    """Names of the nodes it reads from."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a node is at present."""
+
+    kind: Literal["done", "stale", "begun", "to do"]
+    changes: tuple[tuple[str, Any, Any], ...] = ()
+    """stale: the recipe keys that changed, with the old and the new value."""
+    because_of: str | None = None
+    """stale: the node above it that is to blame, if it is not its own settings."""
+    seconds: float | None = None
+    """done: how long it took."""
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Street:
+    """All nodes of one recipe in one run folder, in the order of work."""
+
+    nodes: tuple[Node, ...]
+    identities: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, recipe: Recipe, run: RunFolder, fingerprint: str) -> "Street":
+        """List the nodes of a recipe; `fingerprint` is that of the teacher's weights."""
+        nodes = tuple(_list_nodes(recipe, run, fingerprint))
+        identities: dict[str, str] = {}
+        for node in nodes:
+            inputs = {name: identities[name] for name in node.needs}
+            identities[node.name] = hash_json([node.settings, inputs])
+        return cls(nodes, identities)
+
+    def node(self, name: str) -> Node:
+        """Return a node by name.
+
+        Raises:
+            RunError: no such node.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        names = ", ".join(node.name for node in self.nodes)
+        raise RunError(f"{name!r} is not a stop of this recipe. Its stops: {names}.")
+
+    def inputs(self, node: Node) -> dict[str, str]:
+        """Return the identity of each input of a node."""
+        return {name: self.identities[name] for name in node.needs}
+
+    def states(self) -> dict[str, State]:
+        """Tell the state of every node."""
+        states: dict[str, State] = {}
+        for node in self.nodes:
+            states[node.name] = self._state(node, states)
+        return states
+
+    def _state(self, node: Node, states: Mapping[str, State]) -> State:
+        result = read_result(node.folder)
+        begun = node.folder / BEGUN
+        if result is not None:
+            settings, inputs = result.settings, result.inputs
+        elif begun.exists():
+            settings, inputs = (read_json(begun)[key] for key in ("settings", "inputs"))
+        else:
+            return State("to do")
+        changes = changed_keys(settings, plain(node.settings))
+        if changes:
+            return State("stale", tuple(changes))
+        if inputs != self.inputs(node):
+            blamed = next((name for name in node.needs if states[name].kind != "done"), None)
+            return State("stale", because_of=blamed or ", ".join(node.needs))
+        return State("begun") if result is None else State("done", seconds=result.seconds)
+
+    def dependents(self, name: str) -> list[Node]:
+        """Return a node and all that read from it, directly or not, in order."""
+        reached = {self.node(name).name}
+        for node in self.nodes:
+            if reached & set(node.needs):
+                reached.add(node.name)
+        return [node for node in self.nodes if node.name in reached]
+
+    def mark_begun(self, node: Node) -> None:
+        """Note the settings and inputs a node starts with, so that a change is seen on resume."""
+        record = {"settings": plain(node.settings), "inputs": self.inputs(node)}
+        write_json(node.folder / BEGUN, record)
+
+
+def refuse_stale(states: Mapping[str, State]) -> None:
+    """Raise RunError for the first stale node, naming what changed and the two ways out."""
+    for name, state in states.items():
+        if state.kind != "stale":
+            continue
+        if not state.changes:
+            raise RunError(
+                f"{name} is stale: {state.because_of} changed since. Redo it: --redo {name}."
+            )
+        changes = "\n".join(f"  {key}: {old} -> {new}." for key, old, new in state.changes)
+        raise RunError(
+            f"{name} is stale: its recipe changed since it ran.\n{changes}\n"
+            f"  Keep it: put the old value back.   Redo it: --redo {name}"
+        )
+
+
+def _list_nodes(recipe: Recipe, run: RunFolder, fingerprint: str) -> list[Node]:
+    teacher = {**recipe.teacher.model_dump(), "fingerprint": fingerprint}
+    data = recipe.data.model_dump()
+    for part in ("train", "heldout"):
+        if data[part] and data[part]["kind"] == "jsonl":
+            data[part]["sha256"] = hash_file(data[part]["path"])
+    common = {"seed": recipe.seed, "data": data}
+    nodes = [Node("teacher", run.path / "teacher", {"teacher": teacher})]
+    mixer = {"mixer": recipe.mixer.model_dump()}
+    leave_one_out = recipe.measurement("leave_one_out")
+    replace_one = recipe.measurement("replace_one")
+    if leave_one_out:
+        name = "importance/leave_one_out"
+        settings = {**common, "importance": {"leave_one_out": leave_one_out.model_dump()}}
+        nodes.append(Node(name, run.path / name, settings, ("teacher",)))
+    if replace_one:
+        probe = {**common, **mixer, "importance": {"replace_one": replace_one.model_dump()}}
+    if replace_one and all(stage.rank_by != "replace_one" for stage in recipe.stages):
+        name = "importance/replace_one"
+        nodes.append(Node(name, run.path / name, probe, ("teacher",)))
+    evaluate = recipe.evaluate
+    if evaluate:
+        nodes.append(_evaluation(recipe, run, "teacher"))
+    for index, stage in enumerate(recipe.stages):
+        ranking = "importance/leave_one_out"
+        if stage.rank_by == "replace_one":
+            assert replace_one is not None, "the recipe is checked: rank_by is measured"
+            ranking = f"importance/replace_one-{stage.name}"
+            needs = tuple(dict.fromkeys(("teacher", stage.start_from)))
+            nodes.append(Node(ranking, run.path / ranking, probe, needs))
+        own = _without(stage.model_dump(), _HARMLESS)
+        needs = tuple(dict.fromkeys(("teacher", stage.start_from, ranking)))
+        settings = {**common, **mixer, "stages": {stage.name: own}}
+        nodes.append(Node(stage.name, run.stage(index, stage.name), settings, needs))
+        if evaluate and (evaluate.every_stage or index == len(recipe.stages) - 1):
+            nodes.append(_evaluation(recipe, run, stage.name))
+    if recipe.sft:
+        settings = {**common, "sft": _without(recipe.sft.model_dump(), _HARMLESS)}
+        nodes.append(Node("sft", run.sft, settings, ("teacher", recipe.sft.start_from)))
+        if evaluate:
+            nodes.append(_evaluation(recipe, run, "sft"))
+    if recipe.merge:
+        settings = {"merge": recipe.merge.model_dump()}
+        nodes.append(Node("merge", run.merge, settings, tuple(recipe.merge.models)))
+        if evaluate:
+            nodes.append(_evaluation(recipe, run, "merge"))
+    if recipe.bench:
+        settings = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
+        needs = ("teacher", *(stage.name for stage in recipe.stages))
+        nodes.append(Node("bench", run.bench.parent, settings, needs))
+    return nodes
+
+
+def _evaluation(recipe: Recipe, run: RunFolder, model: str) -> Node:
+    assert recipe.evaluate is not None, "called only where the recipe evaluates"
+    settings = {
+        "seed": recipe.seed,
+        "evaluate": _without(recipe.evaluate.model_dump(), ("every_stage",)),
+    }
+    return Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))
+
+
+def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
