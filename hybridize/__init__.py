@@ -42,6 +42,7 @@ _NAMES = {
     "open_run": "hybridize.api",
     "run": "hybridize.api",
     "sft": "hybridize.api",
+    "show_steps": "hybridize.api",
 }
 
 

@@ -15,6 +15,7 @@ A verb changes none of its arguments, prints nothing, and writes only where `out
 """
 
 import copy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ from hybridize.stages import sft as sft_stage
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource
 from hybridize.training.device import choose_device
 from hybridize.training.jsonl import JsonlRows
-from hybridize.training.metrics import Progress
+from hybridize.training.metrics import ConsoleLine, Progress
 from hybridize.training.settings import FitSettings
 
 Settings = Mapping[str, Any]
@@ -288,6 +289,11 @@ def open_run(folder: Path | str) -> RunData:
         RunError: it is not a run folder, or a file in it is damaged.
     """
     return read_run(folder)
+
+
+def show_steps(name: str) -> ConsoleLine:
+    """Make a `progress` that shows training on the standard error, under `name`."""
+    return ConsoleLine(name, sys.stderr)
 
 
 def _copy(model: Model) -> Model:

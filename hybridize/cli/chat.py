@@ -8,7 +8,7 @@ import typer
 from hybridize.cli.options import DeviceOption, ModelArgument, say
 
 if TYPE_CHECKING:
-    from hybridize.models.model import Model
+    from hybridize.api import Model as Model
 
 Messages = list[dict[str, str]]
 

@@ -61,8 +61,10 @@ def importance(
 ) -> None:
     """Rank the layers of a model by how much it needs their attention."""
     from hybridize import api
+    from hybridize.cli.watch import prepare_machine
     from hybridize.core.errors import RecipeError
 
+    prepare_machine()
     loaded = _settings(teacher, recipe, overrides, {"importance": [{"method": method}]})
     section = loaded.measurement(method)
     if section is None:
@@ -139,7 +141,9 @@ def distill(
 ) -> None:
     """Train a student towards its teacher; an interrupted training goes on."""
     from hybridize import api
+    from hybridize.cli.watch import prepare_machine
 
+    prepare_machine()
     loaded = _settings(teacher, recipe, overrides)
     model = api.load_model(student, device=device)
     train, heldout = _sources(loaded, model.tokenizer)
@@ -151,7 +155,7 @@ def distill(
         settings=loaded.distill.model_dump(),
         heldout=heldout,
         out=_training_folder(out),
-        progress=_line(model.name),
+        progress=api.show_steps(model.name),
     )
     trained.save(out)
     show(str(out))
@@ -167,7 +171,9 @@ def sft(
 ) -> None:
     """Fine-tune a model on completions, with the training keys of the section distill."""
     from hybridize import api
+    from hybridize.cli.watch import prepare_machine
 
+    prepare_machine()
     loaded = _settings("shipped", recipe, overrides)
     model = api.load_model(student, device=device)
     train, heldout = _sources(loaded, model.tokenizer)
@@ -178,7 +184,7 @@ def sft(
         settings=loaded.distill.model_dump(),
         heldout=heldout,
         out=_training_folder(out),
-        progress=_line(model.name),
+        progress=api.show_steps(model.name),
     )
     trained.save(out)
     show(str(out))
@@ -233,16 +239,6 @@ def _sources(recipe: "Recipe", tokenizer: Any) -> tuple[Any, Any]:
 def _training_folder(out: Path) -> Path:
     """Name the folder of checkpoints and metrics, beside the model as saving replaces that."""
     return out.with_name(f"{out.name}.training")
-
-
-def _line(name: str) -> Any:
-    import sys
-
-    from hybridize.cli.watch import prepare_machine
-    from hybridize.training.metrics import ConsoleLine
-
-    prepare_machine()
-    return ConsoleLine(name, sys.stderr)
 
 
 def _read_layers(text: str) -> list[int]:

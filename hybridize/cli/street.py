@@ -23,6 +23,39 @@ if TYPE_CHECKING:
 
 WHAT = "What to do"
 
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STOP",
+        rich_help_panel=WHAT,
+        help="Stop after this: importance, plan, a stage, sft, merge, bench, report.",
+    ),
+]
+RedoOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="STOP",
+        rich_help_panel=WHAT,
+        help="Run this again, and all that depends on it; may be repeated.",
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", rich_help_panel=WHAT, help="Say what would be done; change nothing."),
+]
+RunOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", rich_help_panel=WHERE, help="Run folder; runs/NAME by default."),
+]
+MaxHoursOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="H",
+        rich_help_panel=MACHINE,
+        help="Stop cleanly, with a checkpoint, after so many hours.",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -35,44 +68,13 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     recipe: RecipeArgument,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STOP",
-            rich_help_panel=WHAT,
-            help="Stop after this: importance, plan, a stage, sft, merge, bench, report.",
-        ),
-    ] = None,
-    redo: Annotated[
-        list[str],
-        typer.Option(
-            metavar="STOP",
-            rich_help_panel=WHAT,
-            help="Run this again, and all that depends on it; may be repeated.",
-        ),
-    ] = [],  # noqa: B006  typer copies it
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", rich_help_panel=WHAT, help="Say what would be done; change nothing."
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", rich_help_panel=WHERE, help="Run folder; runs/NAME where left out."
-        ),
-    ] = None,
+    until: UntilOption = None,
+    redo: RedoOption = [],  # noqa: B006  typer copies it
+    dry_run: DryRunOption = False,
+    out: RunOption = None,
     overrides: SetOption = [],  # noqa: B006  typer copies it
     device: DeviceOption = None,
-    max_hours: Annotated[
-        float | None,
-        typer.Option(
-            metavar="H",
-            rich_help_panel=MACHINE,
-            help="Stop cleanly, with a checkpoint, after so many hours.",
-        ),
-    ] = None,
+    max_hours: MaxHoursOption = None,
 ) -> None:
     """Convert a teacher as RECIPE says, or continue where it stopped."""
     from hybridize.cli.teacher import read_shape

@@ -1,6 +1,5 @@
 """What a run shows on the standard error: a line a stop, and a living line in training."""
 
-import sys
 import time
 from typing import Any
 
@@ -42,9 +41,9 @@ class Watcher(Observer):
     def node_stepped(self, node: str, record: Any) -> None:
         """Show a step of training."""
         if self._line is None:
-            from hybridize.training.metrics import ConsoleLine
+            from hybridize import api
 
-            self._line = ConsoleLine(node, sys.stderr)
+            self._line = api.show_steps(node)
         self._line(record)
 
     def node_said(self, node: str, text: str) -> None:

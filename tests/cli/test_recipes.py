@@ -1,0 +1,80 @@
+"""Commands about recipes: new, check, plan, ls, doctor."""
+
+import json
+
+import pytest
+
+from hybridize.core.catalog import KINDS, known_names
+from hybridize.core.recipe import load_recipe
+
+
+def test_new_writes_a_recipe_that_check_accepts(call, teacher):
+    out, err = call("new", "mine", "--teacher", teacher)
+    assert out == "mine.yaml\n"
+    assert "hybridize check mine.yaml" in err
+    out, err = call("check", "mine.yaml")
+    assert "h6 -> h9" in out
+    assert "is sound" in err
+    call("new", "mine", "--teacher", teacher, code=2)
+
+
+def test_new_copies_a_shipped_recipe_under_its_own_name(call, teacher):
+    call("new", "mine.yaml", "--template", "tiny", "--teacher", teacher)
+    recipe = load_recipe("mine.yaml")
+    assert (recipe.name, recipe.teacher.model) == ("mine", str(teacher))
+    _, err = call("new", "other", "--template", "tny", code=2)
+    assert "Did you mean tiny?" in err
+
+
+def test_a_mistake_is_one_sentence_and_exit_code_2(call, teacher):
+    _, err = call("check", "tiny", "--set", "distill.tokens_per_stp=1", code=2)
+    assert err.startswith(
+        "recipe tiny.yaml, --set distill.tokens_per_stp=1: distill.tokens_per_stp"
+    )
+    assert "Traceback" not in err
+    _, err = call("check", "nowhere.yaml", code=2)
+    assert "cannot be read" in err
+    setting = f"teacher.model={teacher}"
+    _, err = call("check", "tiny", "--set", setting, "--set", "stages.h10.converted=20", code=2)
+    assert "stage h10 converts 20 layers, but the teacher has 12" in err
+
+
+def test_check_resolved_prints_the_origin_of_each_value(call, teacher):
+    out, _ = call("check", "tiny", "--set", f"teacher.model={teacher}", "--resolved")
+    assert "seed: 17" in out
+    assert "# default" in out
+
+
+def test_plan_prints_text_and_json(call, teacher):
+    setting = f"teacher.model={teacher}"
+    out, _ = call("plan", "tiny", "--set", setting)
+    assert "decided by leave_one_out" in out
+    out, _ = call("plan", "tiny", "--set", setting, "--json")
+    assert [stage["name"] for stage in json.loads(out)["stages"]] == ["h6", "h7", "h8", "h10"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ls_lists_every_name(call, kind):
+    out, _ = call("ls", kind)
+    assert [line.split()[0] for line in out.splitlines()] == list(known_names(kind))
+    out, _ = call("ls", kind, "--json")
+    assert list(json.loads(out)) == list(known_names(kind))
+
+
+def test_ls_of_an_unknown_kind_names_the_known_ones(call):
+    _, err = call("ls", "mixer", code=2)
+    assert "Did you mean mixers?" in err
+
+
+def test_doctor_tells_versions_and_the_form_of_each_operator(call):
+    out, _ = call("doctor", "--json")
+    facts = json.loads(out)
+    assert set(facts) == {"versions", "machine", "operators"}
+    assert facts["operators"]["ssd"].startswith("chunked")
+    out, _ = call("doctor")
+    assert "torch" in out
+
+
+def test_version(call):
+    out, _ = call("--version")
+    assert out.startswith("hybridize 0.")

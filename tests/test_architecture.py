@@ -1,0 +1,189 @@
+"""The house plan, enforced: who imports whom, how long things are, what starts fast."""
+
+import ast
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "hybridize"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+MAY_IMPORT = {
+    "core": {"core"},
+    "tasks": {"tasks", "core"},
+    "ops": {"ops"},
+    "models": {"models", "core", "ops"},
+    "surgery": {"surgery", "core", "models"},
+    "training": {"training", "core", "ops", "tasks"},
+    "evaluation": {"evaluation", "core", "models", "tasks"},
+    "stages": {"core", "ops", "models", "surgery", "training", "evaluation", "tasks"},
+    "report": {"report", "core"},
+    "pipeline": {"pipeline", "core", "stages", "report", "models", "training"},
+    "api": {"core", "models", "training", "stages", "pipeline", "report"},
+    "cli": {"cli", "core", "stages", "pipeline", "report", "api"},
+}
+"""Room -> rooms it may import, function-level imports included; stages not even each other."""
+
+WITHOUT_TORCH = {"core", "tasks", "report"}
+TORCH = {"torch", "transformers", "safetensors", "tokenizers", "numpy"}
+SECONDS_TO_START = 0.3
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 12,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+    "max_position_embeddings": 4096,
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def list_imports(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_rooms(names: set[str]) -> set[str]:
+    rooms = {name.split(".")[1] for name in names if name.startswith("hybridize.")}
+    return {
+        room for room in rooms if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").exists()
+    }
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def trees():
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_room_imports_only_what_the_plan_allows(path, trees):
+    room = room_of(path)
+    if room.startswith("__"):
+        return
+    names = list_imports(trees[path])
+    assert imported_rooms(names) <= MAY_IMPORT[room]
+    if room in WITHOUT_TORCH:
+        assert not TORCH & {name.split(".")[0] for name in names}
+    if room == "stages":
+        assert not [name for name in names if name.startswith("hybridize.stages.")]
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=name_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_opens_with_one_sentence(path, trees):
+    text = ast.get_docstring(trees[path])
+    assert text, "no docstring"
+    assert text.partition("\n\n")[0].rstrip().endswith((".", ":", "?")), text.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_device_file_names_an_accelerator(path, trees):
+    if path.relative_to(PACKAGE).as_posix() == "training/device.py":
+        return
+    words = [
+        node.value
+        for node in ast.walk(trees[path])
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert "cuda" not in words
+    assert not [word for word in words if word.startswith("cuda:")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_environment_is_read_at_one_place(path, trees):
+    if path.relative_to(PACKAGE).as_posix() == "core/settings.py":
+        return
+    for node in ast.walk(trees[path]):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("environ", "getenv", "putenv")
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=name_of)
+def test_a_todo_has_a_number(path):
+    for line in path.read_text(encoding="utf-8").splitlines():
+        mark = re.search(r"#\s*(TODO|FIXME|XXX)\b(.*)", line)
+        assert mark is None or re.match(r"\(#\d+\)", mark[2]), line
+
+
+def start(*arguments: str) -> tuple[float, subprocess.CompletedProcess]:
+    """Run Python; return its processor seconds, which a busy machine does not stretch."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
+
+
+def imported(log: str) -> set[str]:
+    lines = [line for line in log.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "import hybridize"),
+        ("-c", "import hybridize; hybridize.load_recipe('tiny')"),
+        ("-c", "import hybridize.report, hybridize.tasks"),
+        ("-m", "hybridize", "--help"),
+        ("-m", "hybridize", "check", "tiny", "--set", "teacher.model={teacher}"),
+        ("-m", "hybridize", "run", "--help"),
+        ("-m", "hybridize", "ls", "mixers"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_model_starts_fast_and_without_torch(arguments, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    arguments = [argument.format(teacher=tmp_path) for argument in arguments]
+    _, traced = start("-X", "importtime", *arguments)
+    assert traced.returncode == 0, traced.stderr[-500:]
+    assert not TORCH & imported(traced.stderr)
+    seconds = min(start(*arguments)[0] for _ in range(3))
+    assert seconds <= SECONDS_TO_START, f"{seconds:.2f} s"
+
+
+def test_public_names_exist():
+    import hybridize
+
+    for name in hybridize._NAMES:
+        assert getattr(hybridize, name) is not None
+    assert set(hybridize._NAMES) <= set(dir(hybridize))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hybridize.nothing
