@@ -224,7 +224,7 @@ def _mamba1(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     inner, grouped, hidden = shape.query_size, shape.kv_size, shape.hidden_size
     state = int(options.get("state_size") or 16)
     width = int(options.get("conv_width", 4))
-    rank = int(options.get("dt_rank") or ceil(hidden / 16))
+    rank = ceil(hidden / 16)
     in_proj = hidden * (2 * inner + 2 * grouped)
     step = hidden * rank + rank * inner + inner
     parameters = in_proj + step + inner * (width + 1) + inner * state + inner + inner * hidden

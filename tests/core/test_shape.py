@@ -40,6 +40,32 @@ def test_parameters_are_those_of_transformers(variant):
     assert ModelShape.from_config(model.config.to_dict()) == shape
 
 
+MIXERS = [
+    ("mamba2", {}),
+    ("mamba2", {"expand": 2, "state_size": 4, "conv_width": 3}),
+    ("mamba1", {"state_size": 8}),
+    ("identity", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), MIXERS, ids=str)
+def test_students_have_the_counted_parameters_and_cache(kind, options):
+    from hybridize.models import cache_bytes
+    from hybridize.surgery import convert
+    from tests.tiny import as_student, tiny_teacher, tokens
+
+    teacher = as_student(tiny_teacher(layers=3))
+    layout = teacher.layout.convert([0, 2], to=kind)
+    student = convert(teacher, layout, init="random", options=options, seed=0)
+    shape = ModelShape.from_config(student.config.teacher.to_dict())
+    counted = {kind: options}
+    assert shape.parameters(layout, counted) == sum(w.numel() for w in student.parameters())
+    cache = student.make_cache()
+    student(tokens(1, 24), past_key_values=cache, use_cache=True)
+    expected = shape.cache_bytes(layout, 24, bytes_per_value=4, options=counted)
+    assert cache_bytes(cache) == expected
+
+
 def test_the_teacher_of_apriel_has_the_published_sizes():
     shape = ModelShape.from_config(
         {
