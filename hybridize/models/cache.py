@@ -4,6 +4,7 @@ Legend: B batch, T tokens.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class HybridCache(Cache):
     """
 
     def __init__(self, mixers: Sequence[str], windows: Sequence[int | None]) -> None:
-        layers = []
+        layers: list[Any] = []
         for kind, window in zip(mixers, windows, strict=True):
             if kind != "attention":
                 layers.append(StateLayer())
@@ -72,7 +73,8 @@ class HybridCache(Cache):
 
     def get_state(self, layer: int) -> dict[str, Tensor]:
         """Return the named tensors of a layer without attention, to read and to replace."""
-        return self.layers[layer].tensors
+        memory: Any = self.layers[layer]
+        return memory.tensors
 
     def advance(self, num_tokens: int) -> None:
         """Count tokens that all layers have seen."""
@@ -124,5 +126,6 @@ def cache_bytes(cache: Cache) -> int:
         if isinstance(layer, StateLayer):
             tensors.extend(layer.tensors.values())
         else:
-            tensors.extend(t for t in (layer.keys, layer.values) if isinstance(t, torch.Tensor))
+            held = (getattr(layer, name, None) for name in ("keys", "values"))
+            tensors.extend(tensor for tensor in held if isinstance(tensor, torch.Tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -12,8 +12,8 @@ from hybridize.core.layout import Layout
 from hybridize.models.families import find_family
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
 from hybridize.models.mixers import Mixer
-from hybridize.surgery.from_attention import map_mixer
-from hybridize.surgery.nodes import Copy, Node, Shape
+from hybridize.surgery.from_attention import Entries, map_mixer
+from hybridize.surgery.nodes import Copy, Shape
 from hybridize.surgery.weight_map import WeightMap
 
 
@@ -110,7 +110,7 @@ def _plan(
         student = HybridForCausalLM(config)
     before, teacher = _get_shapes(model), _get_shapes(source)
     wanted = _get_shapes(student)
-    made: dict[str, Node] = {}
+    made: Entries = {}
     dropped: dict[str, str] = {}
     read: set[str] = set()
     for layer in model.layout.diff(student.layout):
@@ -129,8 +129,8 @@ def _plan(
         if kind == "attention":
             made |= {name: Copy(name, "teacher") for name in wanted if name.startswith(old)}
             continue
-        entries, unused = map_mixer(target.mixer, old, f"{prefix}mixer.", teacher, init)
-        made |= entries
+        fresh, unused = map_mixer(target.mixer, old, f"{prefix}mixer.", teacher, init)
+        made |= fresh
         dropped |= unused
     entries = tuple((name, made.get(name, Copy(name))) for name in wanted)
     weights = WeightMap(entries, dropped)
@@ -145,7 +145,7 @@ def _get_shapes(model: nn.Module) -> dict[str, Shape]:
 
 def _draw_mixers(student: HybridForCausalLM, seed: int) -> dict[str, Tensor]:
     """Draw every mixer on the CPU in float32, from a generator of its own."""
-    drawn = {}
+    drawn: dict[str, Tensor] = {}
     for name, module in student.named_modules():
         if isinstance(module, Mixer):
             module.to_empty(device="cpu")

@@ -118,8 +118,8 @@ class Mamba1(Mixer):
                 bound = linear.in_features**-0.5
                 linear.weight.uniform_(-bound, bound, generator=generator)
             bound = self.conv1d.kernel_size[0] ** -0.5
-            self.conv1d.weight.uniform_(-bound, bound, generator=generator)
-            self.conv1d.bias.uniform_(-bound, bound, generator=generator)
+            for parameter in self.conv1d.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
             low, high = math.log(SMALLEST_STEP), math.log(LARGEST_STEP)
             steps_E = torch.empty_like(self.dt_proj.bias).uniform_(low, high, generator=generator)
             self.dt_proj.bias.copy_(steps_E.exp().expm1().log())

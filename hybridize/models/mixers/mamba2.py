@@ -99,8 +99,9 @@ class Mamba2(Mixer):
         with torch.no_grad():
             self.in_proj.weight.uniform_(-bound, bound, generator=generator)
             self.out_proj.weight.uniform_(-bound, bound, generator=generator)
-            self.conv1d.weight.zero_()[..., -1] = 1
-            self.conv1d.bias.zero_()
+            for parameter in self.conv1d.parameters():
+                parameter.zero_()
+            self.conv1d.weight[..., -1] = 1
             self.norm.weight.fill_(1)
             self.D.fill_(0)
             self.dt_bias.fill_(math.log(math.expm1(1)))

@@ -1,9 +1,12 @@
 """The causal convolution as a few shifted products over the whole row.
 
-Legend: B batch, T tokens, D channels, W kept inputs (kernel width - 1).
+Legend: B batch, T tokens, D channels, W kept inputs (kernel width - 1), S = W + T.
 """
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridize.ops.segments import find_starts, has_gaps
@@ -40,36 +43,83 @@ def _convolve(
     num_kept = weight_DW.shape[1] - 1
     if state_BDW is None:
         state_BDW = x_BTD.new_zeros(num_rows, num_channels, num_kept)
-    input_BTD = torch.cat([state_BDW.to(x_BTD.dtype).transpose(1, 2), x_BTD], dim=1)
-    document_BT = None if segments_BT is None else _number_documents(segments_BT, num_kept)
+    input_BSD = torch.cat([state_BDW.to(x_BTD.dtype).transpose(1, 2), x_BTD], dim=1)
+    if segments_BT is None:
+        y_BTD = _Taps.apply(input_BSD, weight_DW, None)
+        kept_BDW = input_BSD[:, num_tokens:].transpose(1, 2)
+    else:
+        document_BS = _number_documents(segments_BT, num_kept)
+        y_BTD = _Taps.apply(input_BSD, weight_DW, _find_foreign(document_BS, num_kept))
+        kept_BDW = _keep_last(input_BSD, segments_BT, document_BS, num_kept)
+    return (y_BTD if bias_D is None else y_BTD + bias_D), kept_BDW
 
-    y_BTD = x_BTD * weight_DW[:, num_kept]
-    for tap in range(num_kept):
-        shifted_BTD = input_BTD[:, tap : tap + num_tokens]
-        if document_BT is not None:
-            same_BT = document_BT[:, tap : tap + num_tokens] == document_BT[:, num_kept:]
-            shifted_BTD = shifted_BTD * same_BT[..., None]
-        y_BTD = torch.addcmul(y_BTD, shifted_BTD, weight_DW[:, tap])
-    if bias_D is not None:
-        y_BTD = y_BTD + bias_D
-    if segments_BT is None or document_BT is None:
-        return y_BTD, input_BTD[:, num_tokens:].transpose(1, 2)
-    return y_BTD, _keep_last(input_BTD, segments_BT, document_BT, num_kept)
+
+class _Taps(torch.autograd.Function):
+    """The sum over taps of a shifted row times a weight per channel, without the foreign tokens.
+
+    Written out because recording it would keep a copy of the row for every tap.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input_BSD: Tensor, weight_DW: Tensor, foreign: list[tuple[Tensor, ...]] | None
+    ) -> Tensor:
+        ctx.save_for_backward(input_BSD, weight_DW)
+        ctx.foreign = foreign
+        num_kept = weight_DW.shape[1] - 1
+        y_BTD = input_BSD[:, num_kept:] * weight_DW[:, num_kept]
+        for tap in range(num_kept):
+            shifted_BTD = input_BSD[:, tap : tap + y_BTD.shape[1]]
+            y_BTD.addcmul_(_blank(shifted_BTD, foreign, tap), weight_DW[:, tap])
+        return y_BTD
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        input_BSD, weight_DW = ctx.saved_tensors
+        num_tokens, num_kept = grads[0].shape[1], weight_DW.shape[1] - 1
+        grad_BTD = grads[0] if ctx.foreign is None else grads[0].clone()
+        product_BTD = torch.empty_like(grad_BTD)
+        grad_input_BSD, grad_weight_DW = torch.zeros_like(input_BSD), torch.empty_like(weight_DW)
+        for tap in reversed(range(num_kept + 1)):
+            if ctx.foreign is not None and tap < num_kept:
+                grad_BTD[ctx.foreign[tap]] = 0  # a farther tap meets all foreign tokens of a nearer
+            grad_input_BSD[:, tap : tap + num_tokens].addcmul_(grad_BTD, weight_DW[:, tap])
+            torch.mul(grad_BTD, input_BSD[:, tap : tap + num_tokens], out=product_BTD)
+            grad_weight_DW[:, tap] = product_BTD.sum((0, 1))
+        return grad_input_BSD, grad_weight_DW, None
+
+
+def _blank(values_BTD: Tensor, foreign: list[tuple[Tensor, ...]] | None, tap: int) -> Tensor:
+    """Return the values with zeros where this tap would reach into another document."""
+    if foreign is None:
+        return values_BTD
+    values_BTD = values_BTD.clone()
+    values_BTD[foreign[tap]] = 0
+    return values_BTD
+
+
+def _find_foreign(document_BS: Tensor, num_kept: int) -> list[tuple[Tensor, ...]]:
+    """List for each tap the (rows, tokens) whose input at that tap is of another document."""
+    own_BT = document_BS[:, num_kept:]
+    num_tokens = own_BT.shape[1]
+    return [
+        (document_BS[:, tap : tap + num_tokens] != own_BT).nonzero(as_tuple=True)
+        for tap in range(num_kept)
+    ]
 
 
 def _number_documents(segments_BT: Tensor, num_kept: int) -> Tensor:
     """Count documents along each row; the kept inputs in front belong to document 0."""
-    document_BT = find_starts(segments_BT).long().cumsum(dim=1)
-    return torch.nn.functional.pad(document_BT, (num_kept, 0))
+    return F.pad(find_starts(segments_BT).long().cumsum(dim=1), (num_kept, 0))
 
 
 def _keep_last(
-    input_BTD: Tensor, segments_BT: Tensor, document_BT: Tensor, num_kept: int
+    input_BSD: Tensor, segments_BT: Tensor, document_BS: Tensor, num_kept: int
 ) -> Tensor:
     """Take the last inputs of the last document, zeros where the document is shorter."""
     num_real_B1 = (segments_BT != 0).sum(dim=1, keepdim=True)
-    index_BW = num_real_B1 + torch.arange(num_kept, device=input_BTD.device)
-    last_B1 = document_BT.gather(1, num_real_B1 + num_kept - 1)
-    same_BW = document_BT.gather(1, index_BW) == last_B1
-    kept_BWD = input_BTD.gather(1, index_BW[..., None].expand(-1, -1, input_BTD.shape[2]))
+    index_BW = num_real_B1 + torch.arange(num_kept, device=input_BSD.device)
+    last_B1 = document_BS.gather(1, num_real_B1 + num_kept - 1)
+    same_BW = document_BS.gather(1, index_BW) == last_B1
+    kept_BWD = input_BSD.gather(1, index_BW[..., None].expand(-1, -1, input_BSD.shape[2]))
     return (kept_BWD * same_BW[..., None]).transpose(1, 2)
