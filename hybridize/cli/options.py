@@ -3,9 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from hybridize.core.recipe import Recipe
+    from hybridize.core.shape import ModelShape
 
 WHERE, RECIPE, MACHINE = "Where", "Recipe", "Machine"
 
@@ -69,6 +73,26 @@ def show_json(value: Any) -> None:
     from hybridize.core.artifacts import plain
 
     typer.echo(json.dumps(plain(value), indent=1, ensure_ascii=False))
+
+
+def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
+    """List what a recipe asks for, in the few lines that are worth reading before a run."""
+    from hybridize.core.quantities import short_count
+
+    students = " -> ".join(stage.name for stage in recipe.stages) or "none"
+    tokens = sum(stage.tokens for stage in recipe.stages)
+    more = f", {short_count(recipe.sft.tokens)} in sft" if recipe.sft else ""
+    facts = [
+        ("teacher", f"{recipe.teacher.model}  {shape.num_layers} layers  {shape.family}"),
+        ("", f"{short_count(shape.parameters())} parameters  {recipe.teacher.dtype}"),
+        ("student", f"{students}  {recipe.mixer.kind}  {recipe.mixer.init}"),
+        ("tokens", f"{short_count(tokens)} in {len(recipe.stages)} stages{more}"),
+        ("before", str(shape.layout())),
+    ]
+    if recipe.stages:
+        last = max(stage.converted for stage in recipe.stages)
+        facts.append(("after", f"{last} of {shape.num_layers} converted, chosen by measurement"))
+    return facts
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

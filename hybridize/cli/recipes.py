@@ -9,6 +9,7 @@ from hybridize.cli.options import (
     JsonOption,
     RecipeArgument,
     SetOption,
+    list_facts,
     say,
     show,
     show_json,
@@ -87,18 +88,11 @@ def check(
     if resolved:
         show(loaded.resolved().rstrip("\n"))
         return
-    layout = shape.layout()
-    counts = " -> ".join(stage.name for stage in loaded.stages) or "no stages"
-    mixer = loaded.mixer
     hours = short_seconds(planned.seconds(flops_per_second))
     facts = [
-        ("teacher", f"{loaded.teacher.model}  {shape.num_layers} layers  {shape.family}"),
-        ("", f"{short_count(shape.parameters())} parameters  {loaded.teacher.dtype}"),
-        ("student", f"{counts}  {mixer.kind}  {mixer.init}"),
-        ("tokens", f"{short_count(planned.tokens)} in {len(loaded.stages)} stages and sft"),
+        *list_facts(loaded, shape),
         ("time", f"about {hours} of training at {short_count(flops_per_second)}FLOP/s"),
         ("memory", f"about {short_bytes(training_bytes(loaded, shape))} without activations"),
-        ("before", str(layout)),
     ]
     show("\n".join(f"{label:<10}{text}" for label, text in facts))
     say(f"recipe {recipe} is sound; next: hybridize run {recipe}")

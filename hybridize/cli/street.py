@@ -12,6 +12,7 @@ from hybridize.cli.options import (
     JsonOption,
     RecipeArgument,
     SetOption,
+    list_facts,
     say,
     show,
     show_json,
@@ -20,6 +21,7 @@ from hybridize.cli.options import (
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
+    from hybridize.core.shape import ModelShape
 
 WHAT = "What to do"
 
@@ -83,7 +85,8 @@ def run(
 
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / loaded.name
-    make_plan(loaded, read_shape(loaded.teacher.model, loaded.teacher.revision))
+    shape = read_shape(loaded.teacher.model, loaded.teacher.revision)
+    make_plan(loaded, shape)
     if dry_run:
         show(_states(loaded, folder, redo))
         return
@@ -91,7 +94,7 @@ def run(
     from hybridize.pipeline import run_recipe
 
     prepare_machine()
-    say(_panel(loaded, folder))
+    say(_panel(loaded, shape, folder))
     run_recipe(
         recipe,
         folder,
@@ -137,16 +140,8 @@ def _states(recipe: "Recipe", folder: Path, redo: list[str]) -> str:
     return table(rows)
 
 
-def _panel(recipe: "Recipe", folder: Path) -> str:
+def _panel(recipe: "Recipe", shape: "ModelShape", folder: Path) -> str:
     """Print what will be done, before it is."""
-    from hybridize.core.quantities import short_count
-
-    tokens = sum(stage.tokens for stage in recipe.stages)
-    students = " -> ".join(stage.name for stage in recipe.stages) or "none"
-    facts = [
-        (f"hybridize run  {recipe.name}", str(folder)),
-        ("  teacher", recipe.teacher.model),
-        ("  student", f"{students}  {recipe.mixer.kind}  {recipe.mixer.init}"),
-        ("  tokens", f"{short_count(tokens)} in {len(recipe.stages)} stages"),
-    ]
-    return "\n".join(f"{label:<12}{text}" for label, text in facts)
+    head = f"hybridize run  {recipe.name}  {folder}"
+    facts = [f"  {label:<10}{text}" for label, text in list_facts(recipe, shape)]
+    return "\n".join([head, *facts])
