@@ -64,13 +64,15 @@ def test_packed_documents_equal_documents_alone(pair: tuple[Any, Any]) -> None:
         assert_close(logits[row : row + 1, start:stop], alone, 1e-5)
 
 
-def test_one_document_per_row_needs_no_mask() -> None:
+def test_masks_are_made_only_where_they_are_needed() -> None:
     student = as_student(tiny_teacher())
     embedded = student.model.embed_tokens(tokens())
     same = student.make_context(embedded, segments_BT=torch.full((2, 24), 7))
-    packed = student.make_context(embedded, segments_BT=torch.tensor([[1] * 12 + [2] * 12] * 2))
     assert same.masks == {None: None} and same.segments_BT is None
-    assert packed.masks[None].shape == (2, 1, 24, 24) and packed.masks[None].dtype == torch.bool
+    windowed = as_student(tiny_teacher("mistral", sliding_window=8))
+    packed = torch.tensor([[1] * 12 + [2] * 12] * 2)
+    mask = windowed.make_context(embedded, segments_BT=packed).masks[8]
+    assert mask is not None and mask.shape == (2, 1, 24, 24) and mask.dtype == torch.bool
 
 
 def test_hidden_states_and_head_give_the_logits() -> None:
