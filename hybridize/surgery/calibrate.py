@@ -4,9 +4,10 @@ Legend: N real tokens, D model width, E inner width of a mixer.
 
 A mixer that is filled from attention still starts with a random gate, which multiplies its output
 by noise, and with an output projection made for softmax averages. Both can be set right without
-training: the gate's rows are the linear map of the layer's input that is nearest to a constant, and
-the output projection is the one that brings the mixer nearest to the attention's output. Both are
-least-squares problems of the model's width, solved layer by layer.
+training: the rows of the gate become the linear map of the layer's input that is nearest to a
+constant, and the output projection is scaled, or solved for, so that the mixer's output is as large
+as, or as near as possible to, the attention's. These are least-squares problems of the model's
+width, solved layer by layer.
 """
 
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ def calibrate(
     *,
     layers: Iterable[int] | None = None,
     gate: str = "open",
-    output: str = "least_squares",
+    output: str = "rms",
 ) -> tuple[LayerFit, ...]:
     """Set gates and output projections of converted layers; the student is changed in place.
 
@@ -56,8 +57,9 @@ def calibrate(
         segments: document of each token, 0 for padding.
         layers: None is every converted layer with a gate and an output projection.
         gate: "open" makes the gate nearly constant and positive; "random" leaves it as drawn.
-        output: "least_squares" solves for the output projection, "rms" scales it until its output
-            is as large as the attention's, "copied" leaves it as it is.
+        output: "rms" scales the output projection until its output is as large as the attention's,
+            "least_squares" solves for it, "copied" leaves it as it is. Solving is nearest to the
+            teacher before any training; after some ten steps of it, scaling is as good.
 
     Raises:
         ModelError: an option that does not exist, or a layer that cannot be fitted.

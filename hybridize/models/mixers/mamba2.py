@@ -17,8 +17,10 @@ from hybridize.core.errors import ModelError
 from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape
 from hybridize.ops import causal_conv, ssd
 
-SHORTEST_MEMORY, LONGEST_MEMORY = 16.0, 4096.0
+SHORTEST_MEMORY, LONGEST_MEMORY = 4.0, 4096.0
 """Range over the heads, at the start, of the tokens after which a write has decayed to 1/e."""
+STEP_SHARE = 0.1
+"""Size of the step's rows in the input projection at the start, relative to the other rows."""
 
 
 class Mamba2(Mixer):
@@ -94,10 +96,17 @@ class Mamba2(Mixer):
         return self.out_proj(self.norm(y_BTHP.flatten(2), z_BTE))
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw all parameters as if no teacher were given: pass-through convolution, slow decay."""
+        """Draw all parameters as if no teacher were given.
+
+        The convolution passes its input through. The step size is near 1 for every token, so that
+        decay depends on the head alone until training makes it depend on the token. D is 0: the
+        attention that is replaced has no path around its memory, and the short memories already
+        hold the current token.
+        """
         bound = 1 / math.sqrt(self.shape.hidden_size)
         with torch.no_grad():
             self.in_proj.weight.uniform_(-bound, bound, generator=generator)
+            self.in_proj.weight[-self.num_heads :] *= STEP_SHARE
             self.out_proj.weight.uniform_(-bound, bound, generator=generator)
             for parameter in self.conv1d.parameters():
                 parameter.zero_()
@@ -125,7 +134,7 @@ class GroupedNorm(nn.Module):
 
 
 def get_slow_decay(num_groups: int, heads_per_group: int) -> Tensor:
-    """Return log(-A) per head: at dt = 1, memories evenly spread in log from 16 to 4096 tokens.
+    """Return log(-A) per head: at dt = 1, memories evenly spread in log from 4 to 4096 tokens.
 
     The heads of one group get memories far apart: group g holds entries g, g + G, ... of the
     spread.
