@@ -165,6 +165,7 @@ def measure_accuracy(
 def train(options: argparse.Namespace) -> None:
     """Run or continue the training, then write the model folder."""
     torch.manual_seed(options.seed)
+    torch.set_flush_denormal(True)  # gradients of learned tokens underflow: 5x slower without
     torch.set_num_threads(options.threads)
     model, tokenizer = LlamaForCausalLM(CONFIG), build_tokenizer()
     optimizers = build_optimizers(model, options.lr)

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from hybridize.core.errors import ModelError
 from hybridize.core.layout import Layout
 from hybridize.models.cache import HybridCache
+from hybridize.models.documents import attend_documents, group_documents
 from hybridize.models.families import Family, find_family
 from hybridize.models.mixers import Mixer, MixerContext, MixerShape, build_mixer
 
@@ -30,12 +31,12 @@ class HybridConfig(PreTrainedConfig):
     model_type = "hybridize"
     sub_configs: ClassVar = {"teacher": AutoConfig}
 
-    teacher: dict[str, Any] | PreTrainedConfig | None = None
-    """The teacher's configuration, `model_type` included."""
-    mixers: list[str] | None = None
-    """Mixer kind of each layer; None is attention everywhere."""
-    mixer_options: dict[str, dict[str, Any]] | None = None
-    """Options of each mixer kind."""
+    teacher: Any = None
+    """The teacher's configuration, or a dictionary of it with `model_type`."""
+    mixers: Any = None
+    """List of the mixer kind of each layer; None is attention everywhere."""
+    mixer_options: Any = None
+    """Mixer kind -> option -> value."""
     last_training_window: int | None = None
     """Tokens per row in the last training, beyond which converted layers were never trained."""
 
@@ -50,7 +51,8 @@ class HybridConfig(PreTrainedConfig):
         self.mixer_options = self.mixer_options or {}
         for name in _COPIED:
             setattr(self, name, getattr(self.teacher, name, None))
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
 
 
 _COPIED = (
@@ -105,6 +107,8 @@ class HybridLayer(nn.Module):
         """Return what the mixer adds to the residual stream."""
         if hasattr(self, "mixer"):
             return self.mixer(normed_BTD, ctx)
+        if ctx.documents is not None:
+            return attend_documents(self.self_attn, normed_BTD, ctx.documents, ctx.rope)
         return self.self_attn(
             hidden_states=normed_BTD,
             position_embeddings=ctx.rope,
@@ -134,14 +138,14 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = HybridConfig
     base_model_prefix = "model"
-    _no_split_modules: ClassVar = ["HybridLayer"]
-    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _no_split_modules = ["HybridLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
-    _keep_in_fp32_modules_strict: ClassVar = ["A_log", "mixer.D", "dt_bias"]
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["A_log", "mixer.D", "dt_bias"]  # noqa: RUF012
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)
@@ -258,10 +262,20 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         if segments_BT is not None and bool((segments_BT == segments_BT[:, :1]).all()):
             segments_BT = None if bool((segments_BT != 0).all()) else segments_BT
 
+        windows = {layer.window for layer in self.model.layers if hasattr(layer, "self_attn")}
+        if windows <= {None} and segments_BT is not None and attention_mask is None:
+            documents = group_documents(segments_BT)
+            positions_1L = torch.arange(documents.longest, device=hidden_BTD.device)[None]
+            return MixerContext(
+                positions_BT=positions_BT,
+                rope=self.model.rotary_emb(hidden_BTD, position_ids=positions_1L),
+                masks={},
+                segments_BT=segments_BT,
+                documents=documents,
+            )
         # Where positions restart, transformers' masks separate the documents; a mask of None is
         # plainly causal and lets sdpa take its fastest path.
-        windows = {layer.window for layer in self.model.layers if hasattr(layer, "self_attn")}
-        masks = {
+        masks: dict[int | None, Any] = {
             window: (create_causal_mask if window is None else create_sliding_window_causal_mask)(
                 config=self.config.teacher,
                 inputs_embeds=hidden_BTD,
@@ -277,12 +291,12 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
-    ) -> None:
+        self, generation_config: Any, model_kwargs: dict[Any, Any], *args: Any
+    ) -> Any:
         wants_cache = generation_config.use_cache is not False
         if wants_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = self.make_cache()
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Mixer):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridize.models.cache import HybridCache
+from hybridize.models.documents import DocumentGroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class MixerContext:
     """Window in tokens (None: all) -> attention mask; a mask of None is plainly causal."""
     segments_BT: Tensor | None = None
     """Document of each token, 0 for padding; None is one document per row without padding."""
+    documents: DocumentGroups | None = None
+    """Packed rows: where each document is, for attention; the rope is then that of one document."""
     cache: HybridCache | None = None
     """State and keys of earlier tokens, and where to leave them for later ones."""
 
