@@ -29,7 +29,7 @@ from hybridize.core.sections import Bench as BenchSection
 from hybridize.core.sections import Evaluate, LeaveOneOut, ReplaceOne
 from hybridize.models.model import Model, load
 from hybridize.pipeline import run_recipe
-from hybridize.pipeline.translate import make_fit_settings
+from hybridize.pipeline.translate import make_calibration, make_fit_settings
 from hybridize.report.run_data import RunData, read_run
 from hybridize.stages import bench as bench_stage
 from hybridize.stages import convert as convert_stage
@@ -38,6 +38,7 @@ from hybridize.stages import evaluate as evaluate_stage
 from hybridize.stages import importance as importance_stage
 from hybridize.stages import merge as merge_stage
 from hybridize.stages import sft as sft_stage
+from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource
 from hybridize.training.device import choose_device
 from hybridize.training.jsonl import JsonlRows
@@ -152,16 +153,28 @@ def convert(
     init: str = "from_attention",
     options: Settings | None = None,
     seed: int = 0,
+    calibrate_on: TokenSource | None = None,
+    calibrate_tokens: str | int = 16_384,
     out: Path | None = None,
 ) -> Model:
     """Return a model of another layout, named `h<converted>`; only layers that differ change.
 
     Args:
         source: whose attention the fresh mixers start from; by default `model`.
+        calibrate_on: text whose first tokens the fresh mixers are fitted on, in closed form.
     """
-    how = convert_stage.ConvertSettings(init=init, options=dict(options or {}), seed=seed)
-    name = f"h{len(layout.converted)}"
-    return convert_stage.run(model, layout, how, out, source=source or model, name=name)
+    rows = None
+    if calibrate_on is not None:
+        rows = make_calibration(calibrate_on, parse_tokens(calibrate_tokens))
+    return convert_stage.run(
+        model,
+        layout,
+        FreshSettings(init=init, options=dict(options or {}), seed=seed),
+        out,
+        source=source or model,
+        name=f"h{len(layout.converted)}",
+        calibration=rows,
+    )
 
 
 def distill(

@@ -114,6 +114,9 @@ class Mixer(Section):
     """A mixer of `hybridize ls mixers`, or package.module:Name."""
     init: Literal["from_attention", "random"] = "from_attention"
     """from_attention: start from the teacher's query, key, value and output weights."""
+    calibrate: Tokens | None = None
+    """Training tokens on which gates and output projections of fresh mixers are fitted, in closed
+    form, to the teacher's attention; null leaves them as initialised."""
     options: dict[str, Scalar] = {}
     """Options of the mixer, such as expand, state_size or conv_width."""
 

@@ -10,14 +10,19 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridize.core.artifacts import RunFolder, write_json, write_result, write_text
 from hybridize.core.catalog import RECIPES
 from hybridize.core.errors import RunError
 from hybridize.core.recipe import Recipe, load_recipe
 from hybridize.pipeline.observer import Observer
-from hybridize.pipeline.street import BEGUN, State, Street, refuse_stale
+from hybridize.pipeline.environment import describe_environment
+from hybridize.pipeline.street import BEGUN, Node, State, Street, refuse_stale
 from hybridize.pipeline.teacher import fingerprint
+
+if TYPE_CHECKING:
+    from hybridize.pipeline.actions import Actions
 
 GROUPS = ("importance", "plan", "eval", "report")
 
@@ -65,32 +70,52 @@ def run_recipe(
     watcher = observer or Observer()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     actions = Actions(recipe, RunFolder(folder), device, watcher, _stop_at(deadline))
+    write_json(RunFolder(folder).environment, describe_environment(recipe.seed, actions.device))
     for node in nodes:
-        if states[node.name].kind == "done":
-            watcher.node_finished(node.name, states[node.name].seconds or 0.0, skipped=True)
+        seconds = states[node.name].seconds
+        if seconds is not None:
+            watcher.node_finished(node.name, seconds, skipped=True)
             continue
-        started = time.monotonic()
-        street.mark_begun(node)
         write_status(street, folder, running=node.name)
         watcher.node_started(node.name)
-        values = actions.run(node)
-        seconds = time.monotonic() - started
-        write_result(
-            node.folder,
-            node.name,
-            settings=node.settings,
-            inputs=street.inputs(node),
-            values=values,
-            seconds=seconds,
-        )
-        (node.folder / BEGUN).unlink(missing_ok=True)
+        seconds = _run_node(street, node, actions)
         watcher.node_finished(node.name, seconds, skipped=False)
     write_status(street, folder)
-    if recipe.report and (until is None or until == "report"):
-        from hybridize.report import build_report
-
-        build_report(folder, recipe.report.format)
+    if until is None or until == "report":
+        _write_report(recipe, RunFolder(folder))
     return folder
+
+
+def _run_node(street: Street, node: Node, actions: "Actions") -> float:
+    """Do the work of a node; what it needs to continue is removed once its result stands."""
+    started = time.monotonic()
+    street.mark_begun(node)
+    values = actions.run(node)
+    seconds = time.monotonic() - started
+    write_result(
+        node.folder,
+        node.name,
+        settings=node.settings,
+        inputs=street.inputs(node),
+        values=values,
+        seconds=seconds,
+    )
+    (node.folder / BEGUN).unlink(missing_ok=True)
+    _forget(node.folder / "checkpoint")
+    return seconds
+
+
+def _write_report(recipe: Recipe, run: RunFolder) -> None:
+    """Write the report, and a model card into every model folder."""
+    from hybridize.report import build_report, model_card
+
+    models = sorted(run.path.glob("**/model/config.json"))
+    for path in models:
+        node = path.parent.parent.name
+        name = node.partition("-")[2] if path.parents[2].name == "stages" else node
+        write_text(path.with_name("README.md"), model_card(run.path, name))
+    if recipe.report:
+        build_report(run.path, recipe.report.format)
 
 
 def write_status(street: Street, folder: Path, running: str | None = None) -> dict[str, State]:
@@ -112,7 +137,7 @@ def write_status(street: Street, folder: Path, running: str | None = None) -> di
     return states
 
 
-def _until(street: Street, recipe: Recipe, until: str | None) -> list:
+def _until(street: Street, recipe: Recipe, until: str | None) -> list[Node]:
     names = [node.name for node in street.nodes]
     if until is None or until == "report":
         return list(street.nodes)

@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from hybridize.core.artifacts import RunFolder, hash_file, plain, read_json, read_result, write_json
 from hybridize.core.importance import Importance
 from hybridize.core.layout import Layout
@@ -15,8 +17,9 @@ from hybridize.core.shape import ModelShape
 from hybridize.models.model import Model, load
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.street import Node
-from hybridize.pipeline.translate import make_fit_settings, make_source
+from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
 from hybridize.stages import bench, convert, distill, evaluate, importance, merge, sft
+from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.data import TokenSource
 from hybridize.training.device import choose_device
 from hybridize.training.loop import FitResult
@@ -70,6 +73,20 @@ class Actions:
         if source is None:
             return None
         return make_source(source, self.recipe, self.teacher.tokenizer, heldout=True)
+
+    @cached_property
+    def fresh(self) -> FreshSettings:
+        """How fresh mixers start."""
+        mixer = self.recipe.mixer
+        return FreshSettings(
+            init=mixer.init, options=dict(mixer.options), seed=self.recipe.seed
+        )
+
+    @cached_property
+    def calibration(self) -> tuple[Tensor, Tensor] | None:
+        """What fresh mixers are fitted on, if the recipe asks for it."""
+        rows = make_calibration(self.data, self.recipe.mixer.calibrate)
+        return rows and (rows[0].to(self.device), rows[1].to(self.device))
 
     def model(self, name: str) -> Model:
         """Load a model of this run by name: `teacher`, a stage, `sft` or `merge`."""
@@ -149,15 +166,12 @@ class Actions:
             }
         )
         tokens = max(1, section.steps) * section.tokens_per_step
-        mixer = self.recipe.mixer
         settings = importance.ReplaceOneSettings(
-            mixer=mixer.kind,
-            init=mixer.init,
-            options=dict(mixer.options),
+            mixer=self.recipe.mixer.kind,
+            fresh=self.fresh,
             tokens=section.tokens,
             steps=section.steps,
             training=make_fit_settings(probe, self.recipe, tokens=tokens),
-            seed=self.recipe.seed,
         )
         return importance.replace_one(
             self.model(start),
@@ -166,18 +180,20 @@ class Actions:
             self.heldout,
             settings,
             node.folder,
+            calibration=self.calibration,
             progress=progress,
         )
 
     def _stage(self, node: Node, stage: Stage) -> Values:
         layout, new_layers = self._choose(stage)
-        mixer = self.recipe.mixer
-        start = self.model(stage.start_from)
-        how = convert.ConvertSettings(
-            init=mixer.init, options=dict(mixer.options), seed=self.recipe.seed
-        )
         student = convert.run(
-            start, layout, how, node.folder, source=self.teacher, name=stage.name
+            self.model(stage.start_from),
+            layout,
+            self.fresh,
+            node.folder,
+            source=self.teacher,
+            name=stage.name,
+            calibration=self.calibration,
         )
         first_row = self._tokens(stage.start_from) // self.recipe.data.sequence_length
         settings = distill.DistillSettings(

@@ -1,8 +1,10 @@
 """From the recipe's words to the settings of stages, and to sources of training rows."""
 
+from torch import Tensor
+
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Jsonl, Source, Training
-from hybridize.training.data import TaskRows, Tokenizer, TokenSource
+from hybridize.training.data import TaskRows, Tokenizer, TokenSource, batch
 from hybridize.training.jsonl import JsonlRows
 from hybridize.training.loop import FitSettings
 from hybridize.training.optim import OptimizerSettings, ScheduleSettings
@@ -63,3 +65,11 @@ def make_fit_settings(
         checkpoint_every=training.checkpoint_every,
         evaluate_every=training.evaluate_every,
     )
+
+
+def make_calibration(source: TokenSource, tokens: int | None) -> tuple[Tensor, Tensor] | None:
+    """Return the first `tokens` tokens of a source and their document numbers; None for None."""
+    if tokens is None:
+        return None
+    rows = batch(source, 0, max(1, tokens // source.sequence_length))
+    return rows.input_ids_BT, rows.segments_BT

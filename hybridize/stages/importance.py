@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from hybridize.core.artifacts import cut_half_line, plain, read_jsonl
 from hybridize.core.importance import Importance, LayerScore
 from hybridize.evaluation.answers import answer, problems
 from hybridize.models.hybrid import without
 from hybridize.models.model import Model
-from hybridize.surgery.apply import convert
+from hybridize.surgery.fresh import FreshSettings, convert_fresh
 from hybridize.training.data import TokenSource
 from hybridize.training.loop import FitSettings, fit
 from hybridize.training.objectives import Distillation, measure
@@ -52,19 +53,14 @@ class ReplaceOneSettings:
 
     mixer: str = "mamba2"
     """Kind of the mixer swapped in."""
-    init: str = "from_attention"
+    fresh: FreshSettings = field(default_factory=FreshSettings)
     """How it starts."""
-    options: dict[str, Any] | None = None
-    """Its options."""
     tokens: int = 100_000
     """Held-out tokens the reverse KL is measured on."""
     steps: int = 100
     """Optimiser updates before the second look; 0 looks once."""
     training: FitSettings = field(default_factory=lambda: FitSettings(tokens=819_200))
     """How the replacement is trained; `tokens` follows from `steps`."""
-    seed: int = 0
-    """Seed of what is drawn at random."""
-
 
 def leave_one_out(
     model: Model,
@@ -131,6 +127,7 @@ def replace_one(
     settings: ReplaceOneSettings,
     out: Path | None = None,
     *,
+    calibration: tuple[Tensor, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> Importance:
     """Replace each remaining attention layer of `student` in turn, distil shortly, measure.
@@ -142,13 +139,12 @@ def replace_one(
 
     def score(layer: int) -> LayerScore:
         started = time.monotonic()
-        trial = convert(
+        trial = convert_fresh(
             student.network,
             student.layout.convert([layer], to=settings.mixer),
-            init=settings.init,
-            options=settings.options,
-            seed=settings.seed,
+            settings.fresh,
             source=teacher.network,
+            calibration=calibration,
         )
         before = after = measure(trial, objective, heldout, tokens=settings.tokens)["reverse_kl"]
         if settings.steps:

@@ -1,0 +1,58 @@
+"""Convert layers and, if asked, calibrate the fresh mixers: what a stage and a probe both do first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hybridize.core.layout import Layout
+from hybridize.models.hybrid import HybridForCausalLM
+from hybridize.surgery.apply import convert
+from hybridize.surgery.calibrate import calibrate
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshSettings:
+    """How a fresh mixer starts."""
+
+    init: str = "from_attention"
+    """from_attention: V -> x, K -> B, Q -> C, O -> out. random: nothing of the teacher's."""
+    options: Mapping[str, Any] | None = None
+    """Options of the mixer kind."""
+    seed: int = 0
+    """Seed of what is drawn at random."""
+
+
+def convert_fresh(
+    model: HybridForCausalLM,
+    layout: Layout,
+    settings: FreshSettings,
+    *,
+    source: HybridForCausalLM,
+    calibration: tuple[Tensor, Tensor] | None = None,
+) -> HybridForCausalLM:
+    """Return a new model with `layout`; layers converted before keep what they have learned.
+
+    Args:
+        source: the teacher, whose attention the fresh mixers start from.
+        calibration: tokens (B, T) and their document numbers (B, T), on which the gates and output
+            projections of the fresh mixers are fitted to the teacher's attention; None leaves them
+            as initialised.
+
+    Raises:
+        ModelError: no weight map leads from the model's layout to this one.
+    """
+    student = convert(
+        model,
+        layout,
+        init=settings.init,
+        options=settings.options,
+        seed=settings.seed,
+        source=source,
+    )
+    if calibration is not None:
+        tokens_BT, segments_BT = calibration
+        fresh = model.layout.diff(layout)
+        calibrate(student, source, tokens_BT, segments_BT, layers=fresh)
+    return student
