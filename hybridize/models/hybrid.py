@@ -51,8 +51,8 @@ class HybridConfig(PreTrainedConfig):
         self.mixer_options = self.mixer_options or {}
         for name in _COPIED:
             setattr(self, name, getattr(self.teacher, name, None))
-        if self.head_dim is None:
-            self.head_dim = self.hidden_size // self.num_attention_heads
+        width = getattr(self.teacher, "head_dim", None)
+        self.head_dim = width or self.teacher.hidden_size // self.teacher.num_attention_heads
 
 
 _COPIED = (
@@ -61,7 +61,6 @@ _COPIED = (
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
-    "head_dim",
     "max_position_embeddings",
     "initializer_range",
     "tie_word_embeddings",
@@ -296,7 +295,8 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         wants_cache = generation_config.use_cache is not False
         if wants_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = self.make_cache()
-        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        prepare: Any = super()._prepare_cache_for_generation
+        return prepare(generation_config, model_kwargs, *args)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Mixer):
