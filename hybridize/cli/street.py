@@ -105,7 +105,18 @@ def run(
         device=device,
         observer=Watcher(),
     )
-    show(str(folder))
+    _show_outcome(folder)
+
+
+def _show_outcome(folder: Path) -> None:
+    """Print the verdict, if the run came so far, and where its report is."""
+    from hybridize.core.artifacts import RunFolder
+    from hybridize.report import verdict
+
+    page = RunFolder(folder).report / "index.html"
+    if page.exists():
+        show(verdict(folder))
+    show(str(page if page.exists() else folder))
 
 
 def status(
