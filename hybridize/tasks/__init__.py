@@ -25,6 +25,8 @@ from hybridize.tasks.words import ANSWER, ASSISTANT, BOS, END_ANSWER, END_THINK,
 Split = Literal["train", "heldout"]
 HELDOUT_SHARE = 16
 """One prompt in this many, chosen by its hash, belongs to the held-out split."""
+MAX_WORDS = 1024
+"""Words of the longest problem, prompt and completion, that is drawn where no difficulty is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,11 @@ class Problem:
         """What the model has to write: thinking, answer, end; the loss is taken on these tokens."""
         return f"{self.thinking} {END_THINK} {ANSWER} {self.answer} {END_ANSWER} {EOS}"
 
+    @property
+    def num_words(self) -> int:
+        """Words of prompt and completion together: the tokens of a word-level tokenizer."""
+        return len(self.prompt_text.split()) + len(self.completion_text.split())
+
 
 def make(
     kind: str, *, seed: int, index: int, split: Split = "train", difficulty: int | None = None
@@ -54,18 +61,22 @@ def make(
     """Draw problem number `index` of one kind; difficulty is uniform over the trained ones if None.
 
     Raises:
-        ValueError: the kind is not one of `KINDS`.
+        ValueError: the kind is not one of `KINDS`, or the difficulty is below 1.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is not a kind of task (known: {', '.join(KINDS)}).")
+    if difficulty is not None and difficulty < 1:
+        raise ValueError(f"difficulty {difficulty} of {kind} is below 1.")
     rng = Random(f"{seed}/{kind}/{split}/{index}")
     while True:
         level = difficulty or rng.randint(1, KINDS[kind].max_difficulty)
         prompt, thinking, answer = (" ".join(words) for words in KINDS[kind].build(rng, level))
-        if split_of(prompt) == split:
-            return Problem(
-                kind=kind, difficulty=level, prompt=prompt, thinking=thinking, answer=answer
-            )
+        problem = Problem(
+            kind=kind, difficulty=level, prompt=prompt, thinking=thinking, answer=answer
+        )
+        fits = difficulty is not None or problem.num_words <= MAX_WORDS
+        if fits and split_of(prompt) == split:
+            return problem
 
 
 def draw(
