@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
 
 Problem = tuple[KeyPath, str]
-RESERVED = ("teacher", "sft", "merge")
+RESERVED = ("teacher", "importance", "plan", "eval", "sft", "merge", "bench", "report")
 
 
 def check_recipe(recipe: Recipe) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridize.core.artifacts import RunFolder, write_json, write_result, write_text
+from hybridize.core.artifacts import RESULT, RunFolder, write_json, write_result, write_text
 from hybridize.core.catalog import RECIPES
 from hybridize.core.errors import RunError
 from hybridize.core.recipe import Recipe, load_recipe
@@ -58,12 +58,11 @@ def run_recipe(
     recipe = load_recipe(recipe_path, overrides)
     folder = Path(out) if out else Path("runs") / recipe.name
     street = open_street(recipe, folder)
-    for name in redo:
-        for node in street.dependents(name):
-            _forget(node.folder)
+    nodes = _until(street, recipe, until)
+    for node in reversed([node for name in redo for node in street.dependents(name)]):
+        _forget(node.folder)
     states = street.states()
     refuse_stale(states)
-    nodes = _until(street, recipe, until)
     _write_recipe(recipe, recipe_path, RunFolder(folder))
     from hybridize.pipeline.actions import Actions
 
@@ -146,10 +145,8 @@ def _until(street: Street, recipe: Recipe, until: str | None) -> list[Node]:
         place for place, name in enumerate(names) if name == until or name.startswith(f"{group}/")
     ]
     if until in ("plan", "importance") and places:
-        first_stage = next(
-            (place for place, name in enumerate(names) if name == recipe.stages[0].name), len(names)
-        )
-        places = [place for place in places if place < first_stage]
+        first_stage = min([names.index(stage.name) for stage in recipe.stages[:1]], default=None)
+        places = [place for place in places if first_stage is None or place < first_stage]
     if not places:
         stops = ", ".join(dict.fromkeys([*GROUPS, *names]))
         raise RunError(f"--until {until}: the recipe has no such stop. Its stops: {stops}.")
@@ -157,6 +154,8 @@ def _until(street: Street, recipe: Recipe, until: str | None) -> list[Node]:
 
 
 def _forget(folder: Path) -> None:
+    """Remove a folder; its result first, so that a node half removed is not taken for done."""
+    (folder / RESULT).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
 

@@ -7,7 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from hybridize.core.artifacts import RunFolder, hash_file, plain, read_json, read_result, write_json
+from hybridize.core.artifacts import (
+    RunFolder,
+    hash_file,
+    hash_json,
+    plain,
+    read_json,
+    read_result,
+    write_json,
+)
 from hybridize.core.importance import Importance
 from hybridize.core.layout import Layout
 from hybridize.core.plan import Plan, make_plan
@@ -124,6 +132,15 @@ class Actions:
         self._save_plan(make_plan(self.recipe, shape))
         return values
 
+    def _plan(self) -> Plan:
+        """Make the plan of the recipe as it is now, with the layers of the stages that are done."""
+        plan = make_plan(self.recipe, ModelShape.from_json(read_json(self.folder.teacher)))
+        for stage in self.recipe.stages:
+            result = read_result(self._home(stage.name))
+            if result is not None and plan.layout_of(stage.start_from) is not None:
+                plan = plan.with_layers(stage.name, result.values["new_layers"])
+        return plan
+
     def _save_plan(self, plan: Plan) -> None:
         write_json(self.folder.plan, plan.to_json())
         self.folder.plan.with_suffix(".txt").write_text(plan.text() + "\n", encoding="utf-8")
@@ -218,7 +235,7 @@ class Actions:
 
     def _choose(self, stage: Stage) -> tuple[Layout, tuple[int, ...]]:
         """Decide the layers of a stage from its ranking, and note them in the plan."""
-        plan = Plan.from_json(read_json(self.folder.plan))
+        plan = self._plan()
         before = plan.layout_of(stage.start_from)
         assert before is not None, "stages run in order"
         name = stage.rank_by if stage.rank_by == "leave_one_out" else f"{stage.rank_by}-{stage.name}"
@@ -247,7 +264,7 @@ class Actions:
             "heldout": fitted.heldout,
             "parameters": model.num_parameters,
             "trainable": fitted.trainable,
-            "weights_sha256": hash_file(node.folder / "model" / "model.safetensors"),
+            "weights_sha256": _hash_weights(node.folder / "model"),
         }
 
     def _sft(self, node: Node) -> Values:
@@ -280,7 +297,7 @@ class Actions:
             "models": section.models,
             "weights": section.weights,
             "cumulative_tokens": max(self._tokens(name) for name in section.models),
-            "weights_sha256": hash_file(node.folder / "model" / "model.safetensors"),
+            "weights_sha256": _hash_weights(node.folder / "model"),
         }
 
     def _evaluate(self, node: Node, name: str) -> Values:
@@ -320,3 +337,9 @@ class Actions:
         )
         self.observer.node_said(node.name, str(measured))
         return {"models": names}
+
+
+def _hash_weights(folder: Path) -> str:
+    """Hash the weights of a model folder: the one file, or the hashes of its shards."""
+    hashes = {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    return hashes.get("model.safetensors") or hash_json(hashes)

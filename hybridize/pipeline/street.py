@@ -24,7 +24,9 @@ from hybridize.core.errors import RunError
 from hybridize.core.recipe import Recipe
 
 BEGUN = "begun.json"
-_HARMLESS = ("checkpoint_every", "evaluate_every", "name", "start_from")
+_HARMLESS = ("checkpoint_every", "evaluate_every", "name")
+_PROBED = {"optimizer", "schedule", "grad_clip", "dtype"}
+"""Keys of `distill` that the short training of replace_one uses."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,7 @@ def _list_nodes(recipe: Recipe, run: RunFolder, fingerprint: str) -> list[Node]:
     teacher = {**recipe.teacher.model_dump(), "fingerprint": fingerprint}
     data = recipe.data.model_dump()
     for part in ("train", "heldout"):
-        if data[part] and data[part]["kind"] == "jsonl":
-            data[part]["sha256"] = hash_file(data[part]["path"])
+        _add_hash(data[part])
     common = {"seed": recipe.seed, "data": data}
     nodes = [Node("teacher", run.path / "teacher", {"teacher": teacher})]
     mixer = {"mixer": recipe.mixer.model_dump()}
@@ -159,7 +160,12 @@ def _list_nodes(recipe: Recipe, run: RunFolder, fingerprint: str) -> list[Node]:
         settings = {**common, "importance": {"leave_one_out": leave_one_out.model_dump()}}
         nodes.append(Node(name, run.path / name, settings, ("teacher",)))
     if replace_one:
-        probe = {**common, **mixer, "importance": {"replace_one": replace_one.model_dump()}}
+        probe = {
+            **common,
+            **mixer,
+            "importance": {"replace_one": replace_one.model_dump()},
+            "distill": recipe.distill.model_dump(include=_PROBED),
+        }
     if replace_one and all(stage.rank_by != "replace_one" for stage in recipe.stages):
         name = "importance/replace_one"
         nodes.append(Node(name, run.path / name, probe, ("teacher",)))
@@ -180,7 +186,9 @@ def _list_nodes(recipe: Recipe, run: RunFolder, fingerprint: str) -> list[Node]:
         if evaluate and (evaluate.every_stage or index == len(recipe.stages) - 1):
             nodes.append(_evaluation(recipe, run, stage.name))
     if recipe.sft:
-        settings = {**common, "sft": _without(recipe.sft.model_dump(), _HARMLESS)}
+        own = _without(recipe.sft.model_dump(), _HARMLESS)
+        _add_hash(own["data"])
+        settings = {**common, "sft": own}
         nodes.append(Node("sft", run.sft, settings, ("teacher", recipe.sft.start_from)))
         if evaluate:
             nodes.append(_evaluation(recipe, run, "sft"))
@@ -203,6 +211,12 @@ def _evaluation(recipe: Recipe, run: RunFolder, model: str) -> Node:
         "evaluate": _without(recipe.evaluate.model_dump(), ("every_stage",)),
     }
     return Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))
+
+
+def _add_hash(source: dict[str, Any] | None) -> None:
+    """Add the hash of a file of documents to its section, so that a changed file is seen."""
+    if source and source["kind"] == "jsonl":
+        source["sha256"] = hash_file(source["path"])
 
 
 def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hybridize.core.artifacts import write_json, write_text
+from hybridize.core.errors import RecipeError
 from hybridize.evaluation.answers import KindScore, answer, problems, score
 from hybridize.models.model import Model
 
@@ -23,7 +25,7 @@ class EvaluateSettings:
     """What is asked of a model; the same settings ask every model the same problems."""
 
     suite: str = "tasks"
-    """Name in SUITES."""
+    """Name in SUITES, or `package.module:name` of a tuple of kinds."""
     problems: int = 100
     """Held-out problems of each kind."""
     max_new_tokens: int = 192
@@ -76,7 +78,7 @@ def run(
     Writes `out`.json, and `out`/answers.jsonl with every generated answer, if `out` is given.
     """
     started = time.monotonic()
-    asked = problems(SUITES[settings.suite], num_per_kind=settings.problems, seed=settings.seed)
+    asked = problems(_find_suite(settings.suite), num_per_kind=settings.problems, seed=settings.seed)
     answers = answer(
         model.network.eval(),
         model.tokenizer,
@@ -102,3 +104,20 @@ def run(
         write_text(out / "answers.jsonl", "\n".join(lines) + "\n")
         write_json(out.with_name(f"{out.name}.json"), asdict(evaluation))
     return evaluation
+
+
+def _find_suite(name: str) -> tuple[str, ...]:
+    """Return the kinds of problem of a suite.
+
+    Raises:
+        RecipeError: there is no such suite.
+    """
+    if name in SUITES:
+        return SUITES[name]
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise RecipeError(f"{name!r} is not a suite (known: {', '.join(SUITES)}).")
+    try:
+        return tuple(getattr(import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"suite {name!r} cannot be imported ({error}).") from error
