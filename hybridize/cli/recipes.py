@@ -115,7 +115,11 @@ def plan(
 
 def list_names(
     kind: Annotated[
-        str, typer.Argument(help="mixers, losses, methods, merges, suites, recipes or families.")
+        str,
+        typer.Argument(
+            help="mixers, losses, methods, merges, suites, families, recipes, or settings: the "
+            "recipe reference as Markdown."
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -123,9 +127,18 @@ def list_names(
     from hybridize.core.catalog import KINDS, describe_names, did_you_mean
     from hybridize.core.errors import RecipeError
 
+    if kind == "settings":
+        from hybridize.core.manual import list_settings, render_manual
+
+        if as_json:
+            show_json(list_settings())
+        else:
+            show(render_manual().rstrip("\n"))
+        return
     if kind not in KINDS:
-        hint = did_you_mean(kind, KINDS)
-        raise RecipeError(f"ls {kind}: no such kind. {hint}Known: {', '.join(KINDS)}.")
+        known = (*KINDS, "settings")
+        hint = did_you_mean(kind, known)
+        raise RecipeError(f"ls {kind}: no such kind. {hint}Known: {', '.join(known)}.")
     names = describe_names(kind)
     if as_json:
         show_json(names)
