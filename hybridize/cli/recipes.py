@@ -33,14 +33,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the recipe; NAME.yaml is written.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the recipe; NAME.yaml is written.")
+    ],
     template: Annotated[
         str | None,
-        typer.Option(help="Shipped recipe to copy; every setting with its meaning otherwise."),
+        typer.Option(
+            metavar="NAME",
+            help="Shipped recipe to copy; every setting with its meaning otherwise.",
+        ),
     ] = None,
-    teacher: Annotated[str, typer.Option(help="Model folder or hub id of the teacher.")] = (
-        "shipped"
-    ),
+    teacher: Annotated[
+        str, typer.Option(metavar="MODEL", help="Model folder or hub id of the teacher.")
+    ] = "shipped",
 ) -> None:
     """Write a commented recipe to start from."""
     from hybridize.core.artifacts import write_text
@@ -60,7 +65,9 @@ def new(
     elif template in known:
         text = (RECIPES / f"{template}.yaml").read_text(encoding="utf-8")
         text = text.replace(f"\nname: {template}\n", f"\nname: {path.stem}\n", 1)
-        text = text.replace("{model: shipped}", f"{{model: {teacher}}}", 1)
+        if teacher != "shipped":
+            text = text.replace("{model: shipped}", f"{{model: {teacher}}}", 1)
+            text = text.replace("the shipped teacher", teacher, 1)
     else:
         hint = did_you_mean(template, known)
         raise RecipeError(f"template {template!r} is not known. {hint}Known: {', '.join(known)}.")
@@ -117,8 +124,9 @@ def list_names(
     kind: Annotated[
         str,
         typer.Argument(
+            metavar="KIND",
             help="mixers, losses, methods, merges, suites, families, recipes, or settings: the "
-            "recipe reference as Markdown."
+            "recipe reference as Markdown.",
         ),
     ],
     as_json: JsonOption = False,

@@ -125,8 +125,14 @@ def status(
 ) -> None:
     """Say what of a run is done, running, stale or to do."""
     from hybridize.core.artifacts import RunFolder, read_json
+    from hybridize.core.errors import RunError
     from hybridize.core.quantities import short_seconds
 
+    if not RunFolder(folder).status.exists():
+        raise RunError(
+            f"{folder} is not a run folder: it has no status.json. "
+            "Give the folder that `hybridize run` wrote."
+        )
     found = read_json(RunFolder(folder).status)
     if as_json:
         show_json(found)

@@ -3,6 +3,7 @@
 import ast
 from difflib import get_close_matches
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
@@ -35,7 +36,12 @@ def describe_names(kind: str) -> dict[str, str]:
     if kind != "recipes":
         return read_dictionary(kind)
     texts = ((name, (RECIPES / f"{name}.yaml").read_text("utf-8")) for name in known_names(kind))
-    return {name: text.partition("\n")[0].lstrip("# ") for name, text in texts}
+    heads = ((name, takewhile(_is_comment, text.splitlines())) for name, text in texts)
+    return {name: " ".join(line.lstrip("# ") for line in lines) for name, lines in heads}
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#")
 
 
 @cache
