@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
     from hybridize.core.shape import ModelShape
 
-FLOPS_PER_SECOND = 1e11
-"""What a laptop processor sustains, within a factor of three."""
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command(epilog="Example: hybridize new mine --template tiny")(new)
     app.command(epilog="Example: hybridize check mine.yaml --set distill.optimizer.lr=1e-4")(check)
-    app.command(epilog="Example: hybridize plan mine.yaml --json")(plan)
+    app.command(epilog="Example: hybridize plan mine.yaml --stage h8 --tensors")(plan)
     app.command("ls", epilog="Example: hybridize ls mixers")(list_names)
 
 
@@ -83,23 +80,29 @@ def check(
     ] = False,
     overrides: SetOption = [],  # noqa: B006  typer copies it
     flops_per_second: Annotated[
-        float, typer.Option(metavar="N", help="Speed the hours are estimated for.")
-    ] = FLOPS_PER_SECOND,
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Speed the time is estimated for; by default what two processor cores reach.",
+        ),
+    ] = None,
 ) -> None:
     """Check a recipe; estimate its tokens, memory and hours."""
-    from hybridize.core.plan import make_plan, training_bytes
-    from hybridize.core.quantities import short_bytes, short_count, short_seconds
+    from hybridize.core.cost import FLOPS_PER_SECOND, training_bytes
+    from hybridize.core.plan import make_plan
+    from hybridize.core.quantities import short_bytes, short_flops, short_seconds
 
+    speed = flops_per_second or FLOPS_PER_SECOND
     loaded, shape = _read(recipe, overrides)
     planned = make_plan(loaded, shape)
     if resolved:
         show(loaded.resolved().rstrip("\n"))
         return
-    hours = short_seconds(planned.seconds(flops_per_second))
+    hours = short_seconds(planned.seconds(speed))
     facts = [
         *list_facts(loaded, shape),
-        ("time", f"about {hours} of training at {short_count(flops_per_second)}FLOP/s"),
-        ("memory", f"about {short_bytes(training_bytes(loaded, shape))} without activations"),
+        ("time", f"about {hours} of ranking and training at {short_flops(speed)}"),
+        ("memory", f"about {short_bytes(training_bytes(loaded, shape))} in the largest stage"),
     ]
     show("\n".join(f"{label:<10}{text}" for label, text in facts))
     say(f"recipe {recipe} is sound; next: hybridize run {recipe}")
@@ -107,17 +110,28 @@ def check(
 
 def plan(
     recipe: RecipeArgument,
+    stage: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this stage, or `sft`.")
+    ] = None,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Print the whole weight map of each stage.")
+    ] = False,
     as_json: JsonOption = False,
     overrides: SetOption = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Print the layouts, budgets and costs of all stages."""
+    """Print what each stage will do: layers, weights, trained parameters, memory and time."""
     from hybridize.core.plan import make_plan
 
-    planned = make_plan(*_read(recipe, overrides))
+    loaded, shape = _read(recipe, overrides)
+    planned = make_plan(loaded, shape)
     if as_json:
-        show_json(planned.to_json())
-    else:
-        show(planned.text(FLOPS_PER_SECOND))
+        show_json(planned.stage(stage) if stage else planned.to_json())
+        return
+    from hybridize.cli.teacher import find_config
+    from hybridize.pipeline.outlook import Outlook
+
+    folder = find_config(loaded.teacher.model, loaded.teacher.revision)
+    show(Outlook.read(loaded, planned, folder).text(stage, tensors=tensors))
 
 
 def list_names(

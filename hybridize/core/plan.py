@@ -5,15 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from hybridize.core.artifacts import plain
+from hybridize.core.cost import FLOPS_PER_SECOND, flops_of, ranking_flops, stage_bytes
 from hybridize.core.errors import RunError
 from hybridize.core.layout import Layout
-from hybridize.core.quantities import short_bytes, short_count, short_seconds
+from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
 from hybridize.core.shape import ModelShape
 
-STATE_BYTES = 12
-"""Bytes a trained weight takes beside itself: float32 gradient and both moments of AdamW."""
-HEADER = ("stage", "converted", "from", "tokens", "parameters", "cache", "FLOPs", "layout")
+HEADER = (
+    *("stage", "converted", "from", "tokens", "parameters"),
+    *("memory", "cache", "FLOPs", "time", "layout"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,10 @@ class StagePlan:
     """Bytes a sequence of the largest trained length keeps for decoding."""
     flops: float
     """FLOPs of training: student forward and backward, teacher forward."""
+    ranking_flops: float = 0.0
+    """FLOPs of the measurement that chooses its layers."""
+    memory_bytes: int = 0
+    """Bytes of training: both models, gradients, optimiser and activations."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -70,11 +76,11 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """FLOPs of all stages and of fine-tuning."""
-        return sum(stage.flops for stage in self.stages) + self.sft_flops
+        """FLOPs of all stages with their rankings, and of fine-tuning."""
+        return sum(stage.flops + stage.ranking_flops for stage in self.stages) + self.sft_flops
 
     def seconds(self, flops_per_second: float) -> float:
-        """Estimate the training time on a machine that sustains `flops_per_second`."""
+        """Estimate the time of ranking and training at `flops_per_second`."""
         return self.flops / flops_per_second
 
     def stage(self, name: str) -> StagePlan:
@@ -117,23 +123,24 @@ class Plan:
         stages = tuple(decided if entry.name == name else entry for entry in self.stages)
         return replace(self, stages=stages)
 
-    def text(self, flops_per_second: float | None = None) -> str:
-        """Print the plan: the teacher, a row a stage, and the sum."""
-        rows = [HEADER, self._teacher_row(), *(_row(stage) for stage in self.stages)]
+    def text(self, flops_per_second: float = FLOPS_PER_SECOND) -> str:
+        """Print the plan: the teacher, a row a stage, and the sum; times include the ranking."""
+        rows = [HEADER, self._teacher_row()]
+        rows += [_row(stage, flops_per_second) for stage in self.stages]
         if self.sft_tokens:
-            cost = (short_count(self.sft_tokens), "", "", f"{self.sft_flops:.2g}")
-            rows.append(("sft", "", "", *cost, ""))
+            seconds = short_seconds(self.sft_flops / flops_per_second)
+            cost = ("", "", "", f"{self.sft_flops:.2g}", seconds)
+            rows.append(("sft", "", "", short_count(self.sft_tokens), *cost, ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        total = f"in all: {short_count(self.tokens)} tokens, {self.flops:.2g} FLOPs"
-        if flops_per_second:
-            total += (
-                f", about {short_seconds(self.seconds(flops_per_second))} "
-                f"at {short_count(flops_per_second)}FLOP/s"
-            )
+        total = (
+            f"in all: {short_count(self.tokens)} tokens, {self.flops:.2g} FLOPs, "
+            f"about {short_seconds(self.seconds(flops_per_second))} of ranking and training at "
+            f"{short_flops(flops_per_second)}"
+        )
         cache = f"cache: one sequence of {self.sequence_length} tokens, bfloat16 (states float32)"
         return "\n".join([*lines, total, cache])
 
@@ -141,7 +148,7 @@ class Plan:
         layout = self.teacher.layout()
         parameters = short_count(self.teacher.parameters())
         cache = short_bytes(self.teacher.cache_bytes(layout, self.sequence_length))
-        return ("teacher", "0", "", "", parameters, cache, "", str(layout))
+        return ("teacher", "0", "", "", parameters, "", cache, "", "", str(layout))
 
     def __str__(self) -> str:
         return self.text()
@@ -171,15 +178,18 @@ class Plan:
             raise RunError(f"not a plan file ({error}). Make it again with `plan`.") from error
 
 
-def _row(stage: StagePlan) -> tuple[str, ...]:
+def _row(stage: StagePlan, flops_per_second: float) -> tuple[str, ...]:
+    flops = stage.flops + stage.ranking_flops
     return (
         stage.name,
         str(stage.converted),
         stage.start_from,
         short_count(stage.tokens),
         short_count(stage.parameters),
+        short_bytes(stage.memory_bytes),
         short_bytes(stage.cache_bytes),
-        f"{stage.flops:.2g}",
+        f"{flops:.2g}",
+        short_seconds(flops / flops_per_second),
         stage.layout or f"decided by {stage.rank_by}",
     )
 
@@ -200,9 +210,8 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
             f"rows of {length} tokens, but the teacher has {shape.max_positions} positions. "
             f"Set data.sequence_length to at most {shape.max_positions}.",
         )
-    forward = shape.flops_per_token(context=length // 2)
+    forward = flops_of(recipe, shape, 0)
     stages = []
-    flops_of = {"teacher": forward}
     for stage in recipe.stages:
         if stage.converted > shape.num_layers:
             raise recipe.error(
@@ -212,7 +221,6 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
                 "teacher.model.",
             )
         layout = shape.layout().convert(range(stage.converted), to=recipe.mixer.kind)
-        flops_of[stage.name] = shape.flops_per_token(layout, length // 2, options)
         stages.append(
             StagePlan(
                 name=stage.name,
@@ -222,10 +230,16 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
                 start_from=str(stage.start_from),
                 parameters=shape.parameters(layout, options),
                 cache_bytes=shape.cache_bytes(layout, length, options=options),
-                flops=stage.tokens * (3 * flops_of[stage.name] + forward),
+                flops=stage.tokens * (3 * flops_of(recipe, shape, stage.converted) + forward),
+                ranking_flops=ranking_flops(recipe, shape, stage),
+                memory_bytes=stage_bytes(recipe, shape, stage),
             )
         )
     sft = recipe.sft
+    sft_flops = 0.0
+    if sft:
+        begun = 0 if sft.start_from == "teacher" else recipe.stage(str(sft.start_from)).converted
+        sft_flops = 3 * sft.tokens * flops_of(recipe, shape, begun)
     return Plan(
         name=recipe.name,
         teacher=shape,
@@ -234,26 +248,8 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
         sequence_length=length,
         stages=tuple(stages),
         sft_tokens=sft.tokens if sft else 0,
-        sft_flops=3.0 * sft.tokens * flops_of[str(sft.start_from)] if sft else 0.0,
+        sft_flops=sft_flops,
     )
-
-
-def training_bytes(recipe: Recipe, shape: ModelShape) -> int:
-    """Estimate the memory of the largest stage: both models, gradients and optimiser state.
-
-    Activations are not counted: they grow with rows_per_microbatch x sequence_length.
-    """
-    size = {"float32": 4, "bfloat16": 2}[recipe.teacher.dtype]
-    options = {recipe.mixer.kind: recipe.mixer.options}
-    largest = shape.parameters() * size
-    for stage in recipe.stages:
-        layout = shape.layout().convert(range(stage.converted), to=recipe.mixer.kind)
-        student = shape.parameters(layout, options)
-        mixers = stage.converted * shape.mixer_parameters(recipe.mixer.kind, options)
-        trained = mixers if stage.train == ("mixer",) else student
-        state = trained * STATE_BYTES
-        largest = max(largest, (shape.parameters() + student) * size + state)
-    return largest
 
 
 def _tuple(value: Sequence[int] | None) -> tuple[int, ...] | None:

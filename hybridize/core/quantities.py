@@ -74,6 +74,14 @@ def short_bytes(num_bytes: float) -> str:
     return _short(num_bytes, _BYTES, 1024, space=" ")
 
 
+def short_flops(flops_per_second: float) -> str:
+    """Print a speed of computing for people: "120 GFLOP/s"."""
+    number = short_count(flops_per_second)
+    suffix = number.lstrip("0123456789.")
+    unit = "G" if suffix == "B" else suffix
+    return f"{number.removesuffix(suffix)} {unit}FLOP/s"
+
+
 def short_seconds(seconds: float) -> str:
     """Print a duration for people: "0.4 s", "36 s", "12 m", "8.1 h", "3.2 d"."""
     for unit, length, until in (("s", 1, 100), ("m", 60, 100), ("h", 3600, 48)):

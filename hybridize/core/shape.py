@@ -163,6 +163,17 @@ class ModelShape:
             mixing += 2 * counts.parameters + scores + 6 * counts.float32_state
         return float(2 * dense + mixing)
 
+    def saved_values(self, layout: Layout | None = None, options: Options | None = None) -> int:
+        """Count the values a token leaves behind in training for the backward pass, head aside.
+
+        The factors were counted on small models with torch's hooks for saved tensors, and hold
+        within a fifth there; attention scores are never kept.
+        """
+        mixers = (layout or self.layout()).mixers
+        shell = 4 * self.hidden_size + 4 * self.ffn_size
+        mixing = sum(self._counts(kind, options).saved_per_token for kind in mixers)
+        return self.num_layers * shell + mixing
+
     @property
     def query_size(self) -> int:
         """Width of all query heads together."""
@@ -188,6 +199,7 @@ class MixerCounts:
     """Sizes of one mixer, in values."""
 
     parameters: int
+    saved_per_token: int = 0
     cached_per_token: int = 0
     conv_state: int = 0
     float32_state: int = 0
@@ -198,7 +210,11 @@ def _attention(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     biases = (query + 2 * kv if shape.qkv_bias else 0) + (hidden if shape.o_bias else 0)
     norms = 2 * shape.head_dim if shape.qk_norm else 0
     weights = hidden * (2 * query + 2 * kv)
-    return MixerCounts(parameters=weights + biases + norms, cached_per_token=2 * kv)
+    return MixerCounts(
+        parameters=weights + biases + norms,
+        saved_per_token=hidden + 3 * query + 4 * kv,
+        cached_per_token=2 * kv,
+    )
 
 
 def _mamba2(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
@@ -214,6 +230,7 @@ def _mamba2(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     parameters = in_proj + conv * (width + 1) + per_head + inner + inner * shape.hidden_size
     return MixerCounts(
         parameters=parameters,
+        saved_per_token=10 * (inner + conv + heads),
         conv_state=conv * (width - 1),
         float32_state=inner * state,
     )
@@ -229,7 +246,10 @@ def _mamba1(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     step = hidden * rank + rank * inner + inner
     parameters = in_proj + step + inner * (width + 1) + inner * state + inner + inner * hidden
     return MixerCounts(
-        parameters=parameters, conv_state=inner * (width - 1), float32_state=inner * state
+        parameters=parameters,
+        saved_per_token=15 * (2 * inner + 2 * grouped),
+        conv_state=inner * (width - 1),
+        float32_state=inner * state,
     )
 
 

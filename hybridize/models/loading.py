@@ -56,6 +56,16 @@ def load_model(
     return model.eval()
 
 
+def load_outline(folder: str | Path) -> HybridForCausalLM:
+    """Return the model of a folder on the meta device: names and shapes; only config.json is read.
+
+    Raises:
+        ModelError: there is no config.json, or it is of no known family.
+    """
+    with torch.device("meta"):
+        return HybridForCausalLM(_read_config(Path(folder)))
+
+
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder, a hub id or "shipped".
 

@@ -15,6 +15,7 @@ from hybridize.core.artifacts import (
     read_json,
     read_result,
     write_json,
+    write_text,
 )
 from hybridize.core.importance import Importance
 from hybridize.core.layout import Layout
@@ -24,6 +25,7 @@ from hybridize.core.sections import Stage
 from hybridize.core.shape import ModelShape
 from hybridize.models.model import Model, load
 from hybridize.pipeline.observer import Observer
+from hybridize.pipeline.outlook import Outlook
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
 from hybridize.stages import bench, convert, distill, evaluate, importance, merge, sft
@@ -143,7 +145,8 @@ class Actions:
 
     def _save_plan(self, plan: Plan) -> None:
         write_json(self.folder.plan, plan.to_json())
-        self.folder.plan.with_suffix(".txt").write_text(plan.text() + "\n", encoding="utf-8")
+        outlook = Outlook.make(self.recipe, plan, self.teacher.network)
+        write_text(self.folder.plan.with_suffix(".txt"), outlook.text() + "\n")
 
     def _measure_importance(self, node: Node, method: str, stage: str | None) -> Values:
         def progress(done: int, total: int) -> None:

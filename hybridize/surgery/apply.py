@@ -79,6 +79,18 @@ def plan_weights(
     return _plan(model, config, init, model if source is None else source)[0]
 
 
+def outline(
+    model: HybridForCausalLM, layout: Layout, *, options: Mapping[str, Any] | None = None
+) -> HybridForCausalLM:
+    """Return the student `convert` would make, on the meta device: names and shapes, no values.
+
+    Raises:
+        ModelError: see `convert`.
+    """
+    with torch.device("meta"):
+        return HybridForCausalLM(_make_config(model, layout, options))
+
+
 def _make_config(
     model: HybridForCausalLM, layout: Layout, options: Mapping[str, Any] | None
 ) -> HybridConfig:

@@ -13,6 +13,7 @@ from hybridize.models.mixers.mamba1 import Mamba1
 from hybridize.models.mixers.mamba2 import Mamba2
 from hybridize.surgery.nodes import Concat, Copy, Init, Node, Repeat, Scale, Shape, Slice
 
+PRINCIPLE = "values become x, keys B, queries C"
 Entries = dict[str, Node]
 """Full name of a student tensor -> expression."""
 

@@ -75,8 +75,9 @@ class WeightMap:
         """Return the entries that are more than a copy under the same name."""
         return tuple((name, node) for name, node in self.entries if node != Copy(name))
 
-    def summary(self) -> str:
-        """Say in a few lines how many tensors are copied, built, drawn and dropped."""
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Count the tensors of the student by where they come from."""
         counts: Counter[str] = Counter()
         for name, node in self.entries:
             drawn = [isinstance(leaf, Init) for leaf in _leaves(node)]
@@ -88,7 +89,11 @@ class WeightMap:
                 counts[
                     "built in part from the teacher" if any(drawn) else "built from the teacher"
                 ] += 1
-        lines = [f"{count:5d} {word}" for word, count in counts.items()]
+        return counts
+
+    def summary(self) -> str:
+        """Say in a few lines how many tensors are copied, built, drawn and dropped."""
+        lines = [f"{count:5d} {word}" for word, count in self.counts.items()]
         return "\n".join(
             [f"{len(self.entries)} tensors", *lines, f"{len(self.dropped):5d} dropped"]
         )

@@ -153,6 +153,26 @@ def training_only(model: nn.Module, train: Sequence[str]) -> Iterator[dict[str, 
     """Let gradients reach the chosen parameters only; yield them by name; undo it at the end.
 
     Args:
+        train: see `choose_parameters`.
+
+    Raises:
+        RecipeError: nothing is chosen.
+    """
+    chosen = choose_parameters(model, train)
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        yield chosen
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
+
+
+def choose_parameters(model: nn.Module, train: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name; a tied head counts once.
+
+    Args:
         train: `all`, `mixer` (the mixers of converted layers), or glob patterns of names.
 
     Raises:
@@ -172,14 +192,7 @@ def training_only(model: nn.Module, train: Sequence[str]) -> Iterator[dict[str, 
             f"train {', '.join(train)} chooses no parameter of the student. "
             f"Choose all, mixer, or patterns of names like {next(iter(named), '')}."
         )
-    before = {parameter: parameter.requires_grad for parameter in named.values()}
-    try:
-        for name, parameter in named.items():
-            parameter.requires_grad_(name in chosen)
-        yield chosen
-    finally:
-        for parameter, required in before.items():
-            parameter.requires_grad_(required)
+    return chosen
 
 
 def _is_map(name: str, parameter: Tensor) -> bool:

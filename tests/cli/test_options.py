@@ -7,7 +7,7 @@ from hybridize.cli.app import app
 OPTIONS = {
     "new": ["--template", "--teacher"],
     "check": ["--resolved", "--set", "--flops-per-second"],
-    "plan": ["--json", "--set"],
+    "plan": ["--stage", "--tensors", "--json", "--set"],
     "ls": ["--json"],
     "run": ["--until", "--redo", "--dry-run", "--out", "--set", "--device", "--max-hours"],
     "status": ["--json"],

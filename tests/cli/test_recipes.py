@@ -49,8 +49,25 @@ def test_plan_prints_text_and_json(call, teacher):
     setting = f"teacher.model={teacher}"
     out, _ = call("plan", "tiny", "--set", setting)
     assert "decided by leave_one_out" in out
+    for said in ("24 attention tensors give way", "rows 128:192", "frozen", "GFLOP/s", "sft: "):
+        assert said in out
     out, _ = call("plan", "tiny", "--set", setting, "--json")
     assert [stage["name"] for stage in json.loads(out)["stages"]] == ["h6", "h7", "h8", "h10"]
+
+
+def test_plan_of_one_stage_shows_what_it_trains_and_every_tensor(call, teacher):
+    settings = ("--set", f"teacher.model={teacher}", "--set", "distill.train=[mixer]")
+    out, _ = call("plan", "tiny", *settings, "--stage", "h7", "--tensors")
+    assert out.startswith("h7: 1 more of 12 layers to mamba2")
+    assert "h8" not in out
+    assert "teacher:model.layers.6.self_attn.q_proj.weight" in out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["mixers"][0] == rows["mixers"][1]
+    assert rows["MLP"][1] == "0"
+    out, _ = call("plan", "tiny", *settings, "--stage", "h7", "--json")
+    assert json.loads(out)["name"] == "h7"
+    _, err = call("plan", "tiny", *settings, "--stage", "h9", code=2)
+    assert "no stage 'h9'" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from hybridize.core.cost import FLOPS_PER_SECOND, ranking_flops, training_bytes
 from hybridize.core.errors import RecipeError, RunError
-from hybridize.core.plan import Plan, make_plan, training_bytes
+from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import load_recipe
 from hybridize.core.shape import ModelShape
 
@@ -34,7 +35,8 @@ def plan(recipe):
 
 def test_budgets_add_up(plan, recipe):
     assert plan.tokens == sum(stage.tokens for stage in recipe.stages) + recipe.sft.tokens
-    assert plan.flops == pytest.approx(sum(stage.flops for stage in plan.stages) + plan.sft_flops)
+    stages = sum(stage.flops + stage.ranking_flops for stage in plan.stages)
+    assert plan.flops == pytest.approx(stages + plan.sft_flops)
     assert plan.seconds(1e9) == plan.flops / 1e9
 
 
@@ -70,9 +72,28 @@ def test_it_prints_a_row_a_stage(plan):
     assert lines[1].split()[0] == "teacher"
     assert lines[2].endswith("MMMMMMAAAA AA")
     assert lines[3].endswith("decided by replace_one")
-    assert "at 1TFLOP/s" in lines[-2]
+    assert "at 1 TFLOP/s" in lines[-2]
 
 
 def test_training_only_the_mixers_takes_less_memory(recipe):
-    mixers = load_recipe("tiny", ["distill.train=[mixer]"])
+    mixers = load_recipe("tiny", ["data.sequence_length=512", "distill.train=[mixer]"])
     assert training_bytes(mixers, SHAPE) < training_bytes(recipe, SHAPE)
+
+
+def test_the_ranking_of_the_layers_is_counted(recipe, plan):
+    by_leaving_out, by_replacing = (plan.stage(name).ranking_flops for name in ("h6", "h7"))
+    forward = SHAPE.flops_per_token(context=256)
+    assert by_leaving_out == 13 * 32_000 * forward
+    assert by_replacing > 6 * 8 * 4096 * 3 * forward
+    again = load_recipe("tiny", ["data.sequence_length=512", "stages.h7.rank_by=leave_one_out"])
+    assert ranking_flops(again, SHAPE, again.stage("h7")) == 0
+
+
+def test_the_time_of_the_shipped_teacher_is_what_was_measured():
+    sizes = {"hidden_size": 128, "intermediate_size": 352, "vocab_size": 176}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    more = {"num_hidden_layers": 12, "max_position_embeddings": 2048, "model_type": "llama"}
+    shape = ModelShape.from_config({**sizes, **heads, **more})
+    for stage in make_plan(load_recipe("tiny"), shape).stages:
+        assert 4_000 < FLOPS_PER_SECOND * stage.tokens / stage.flops < 5_000
+        assert 1.5 * 2**30 < stage.memory_bytes < 3 * 2**30

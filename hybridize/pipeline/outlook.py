@@ -1,0 +1,275 @@
+"""What a run will do, stage by stage: layers, weights, trained parameters, memory and time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybridize.core.cost import FLOPS_PER_SECOND, activation_bytes, weight_bytes
+from hybridize.core.layout import LETTERS, Layout
+from hybridize.core.plan import Plan, StagePlan
+from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
+from hybridize.core.recipe import Recipe
+from hybridize.core.sections import LeaveOneOut, Training
+from hybridize.models.hybrid import HybridForCausalLM
+from hybridize.models.loading import load_outline
+from hybridize.surgery.apply import outline, plan_weights
+from hybridize.surgery.from_attention import PRINCIPLE
+from hybridize.surgery.nodes import Concat, Node, Shapes
+from hybridize.surgery.weight_map import WeightMap
+from hybridize.training.optim import choose_parameters
+
+PARTS = {
+    "mixers": (".mixer.",),
+    "attention": (".self_attn.",),
+    "MLP": (".mlp.",),
+    "norms": ("norm.",),
+    "embeddings and head": ("embed_tokens.", "lm_head."),
+}
+"""Part of a student -> what the names of its parameters hold; the first that fits counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A recipe and its plan, with every student as names and shapes without values."""
+
+    recipe: Recipe
+    plan: Plan
+    """As far as it is decided."""
+    assumed: Plan
+    """The same, with the first layers that are free where the layers are not yet measured."""
+    students: dict[str, HybridForCausalLM]
+    """`teacher` and each stage -> model on the meta device, as `assumed` has it."""
+
+    @classmethod
+    def make(cls, recipe: Recipe, plan: Plan, teacher: HybridForCausalLM) -> "Outlook":
+        """Work the students out; only names and shapes of `teacher` are read.
+
+        Raises:
+            ModelError: the mixer, or its options, do not fit the teacher.
+        """
+        assumed, students = plan, {"teacher": teacher}
+        for stage in plan.stages:
+            before = assumed.layout_of(stage.start_from)
+            assert before is not None, "stages start from earlier ones"
+            if stage.layers is None:
+                count = stage.converted - len(before.converted)
+                assumed = assumed.with_layers(stage.name, before.layers("attention")[:count])
+            layout = assumed.layout_of(stage.name)
+            assert layout is not None
+            start = students[stage.start_from]
+            students[stage.name] = outline(start, layout, options=recipe.mixer.options)
+        return cls(recipe=recipe, plan=plan, assumed=assumed, students=students)
+
+    @classmethod
+    def read(cls, recipe: Recipe, plan: Plan, folder: Path) -> "Outlook":
+        """Work the students out from the config.json of the teacher alone; see `make`."""
+        return cls.make(recipe, plan, load_outline(folder))
+
+    def text(self, stage: str | None = None, *, tensors: bool = False) -> str:
+        """Print the plan and what each stage does, or that of one stage.
+
+        Args:
+            stage: its name, or `sft`; None is all.
+            tensors: print the whole weight map instead of that of one layer.
+
+        Raises:
+            RunError: no such stage.
+            RecipeError: what a stage trains is nothing.
+        """
+        blocks = [self.plan.text()] if stage is None else []
+        if stage not in (None, "sft"):
+            self.plan.stage(str(stage))
+        blocks += [
+            self._stage_text(entry, tensors, stage or self.plan.stages[0].name)
+            for entry in self.plan.stages
+            if stage in (None, entry.name)
+        ]
+        if self.recipe.sft and stage in (None, "sft"):
+            blocks.append(self._sft_text(self.recipe.sft.start_from or "teacher"))
+        return "\n\n".join(blocks)
+
+    def weight_map(self, stage: StagePlan) -> WeightMap:
+        """Return where each tensor of a stage comes from, for the layers that are assumed."""
+        return plan_weights(
+            self.students[stage.start_from],
+            self.students[stage.name].layout,
+            init=self.recipe.mixer.init,
+            options=self.recipe.mixer.options,
+            source=self.students["teacher"],
+        )
+
+    def _stage_text(self, stage: StagePlan, tensors: bool, first: str) -> str:
+        """Print one stage; the map of a layer only in the `first`, for it is always the same."""
+        section, weights = self.recipe.stage(stage.name), self.weight_map(stage)
+        start = self.assumed.layout_of(stage.start_from)
+        end = self.assumed.layout_of(stage.name)
+        assert start is not None and end is not None
+        new = start.diff(end)
+        head = f"{stage.name}: {len(new)} more of {end.num_layers} layers to {self.plan.mixer}"
+        lines = [
+            f"{head}, from {stage.start_from}, {short_count(stage.tokens)} tokens",
+            *_align("before", [_strip(self.plan, stage.start_from)]),
+            *_align("after", [_strip(self.plan, stage.name)]),
+            *_align("layers", [self._explain_layers(stage)]),
+            *_align("weights", _count_weights(weights)),
+        ]
+        if tensors:
+            lines += ["  weight map", *_indent(weights.text().splitlines())]
+        elif stage.name != first:
+            lines += _align("one layer", [f"as in {first}"])
+        elif new:
+            lines += self._layer_text(stage, weights, new[0])
+        lines += _align("train", _train_table(self.students[stage.name], section.train))
+        lines += self._cost_text(section, stage.name, stage.tokens, stage.flops, stage.converted)
+        if stage.ranking_flops:
+            seconds = short_seconds(stage.ranking_flops / FLOPS_PER_SECOND)
+            lines += _align("", [f"and about {seconds} of ranking before it"])
+        return "\n".join(lines)
+
+    def _sft_text(self, start: str) -> str:
+        section, plan = self.recipe.sft, self.plan
+        assert section is not None
+        converted = 0 if start == "teacher" else plan.stage(start).converted
+        lines = [
+            f"sft: fine-tuning of {start}, {short_count(section.tokens)} tokens",
+            *_align("train", _train_table(self.students[start], section.train)),
+            *self._cost_text(section, start, section.tokens, plan.sft_flops, converted),
+        ]
+        return "\n".join(lines)
+
+    def _explain_layers(self, stage: StagePlan) -> str:
+        """Say which ranking decides, or decided, the layers of a stage."""
+        section = self.recipe.measurement(stage.rank_by)
+        if isinstance(section, LeaveOneOut):
+            amount = f"{short_count(section.tokens)} held-out tokens"
+            if section.metric == "accuracy":
+                amount = f"{section.problems} problems a kind"
+            how = f"{section.metric} of the teacher without each {section.scope}, {amount}"
+        elif section is not None:
+            how = (
+                f"{section.metric} of {stage.start_from} with each layer replaced, after "
+                f"{section.steps} steps of {short_count(section.tokens_per_step)} tokens, "
+                f"{short_count(section.tokens)} held-out tokens"
+            )
+        else:
+            how = "not measured in this recipe"
+        if stage.layers is None:
+            return f"not yet measured; decided by {stage.rank_by}: {how}"
+        chosen = ", ".join(map(str, stage.layers))
+        return f"{chosen}; decided by {stage.rank_by}: {how}"
+
+    def _layer_text(self, stage: StagePlan, weights: WeightMap, layer: int) -> list[str]:
+        """Print where the tensors of one converted layer come from."""
+        prefix, mixer = f"model.layers.{layer}.", self.recipe.mixer
+        told = f"; {PRINCIPLE}" if mixer.init == "from_attention" else ""
+        shapes = _get_shapes(self.students["teacher"], self.students[stage.name])
+        lines = [f"layer {layer}, and each other alike{told}"]
+        entries = [entry for entry in weights.changed if entry[0].startswith(prefix)]
+        width = max((len(name) - len(prefix) for name, _ in entries), default=0)
+        for name, node in entries:
+            for row, (rows, origin) in enumerate(_list_origins(node, prefix, shapes)):
+                label = "" if row else name.removeprefix(prefix)
+                lines.append(f"{label:{width}}  {rows:>12}  <-  {origin}".rstrip())
+        unused = [
+            f"{name.partition(prefix)[2]}: {reason}"
+            for name, reason in weights.dropped.items()
+            if name.startswith(f"teacher:{prefix}")
+        ]
+        lines += [f"dropped  {text}" for text in unused] or ["dropped  nothing"]
+        if mixer.calibrate:
+            amount = short_count(mixer.calibrate)
+            lines.append(f"then gates and output projections are fitted on {amount} tokens")
+        return _align("one layer", lines)
+
+    def _cost_text(
+        self, section: Training, student: str, tokens: int, flops: float, converted: int
+    ) -> list[str]:
+        recipe, shape = self.recipe, self.plan.teacher
+        chosen = choose_parameters(self.students[student], section.train).values()
+        trained = sum(parameter.numel() for parameter in chosen)
+        weights = weight_bytes(recipe, shape, converted, trained)
+        activations = activation_bytes(recipe, shape, section, converted)
+        speed = short_count(FLOPS_PER_SECOND * tokens / flops)
+        memory = (
+            f"{short_bytes(weights)} of weights, gradients and optimiser, about "
+            f"{short_bytes(activations)} of activations; Python and torch come on top"
+        )
+        time = (
+            f"about {short_seconds(flops / FLOPS_PER_SECOND)} at "
+            f"{short_flops(FLOPS_PER_SECOND)}, two processor cores: {speed} tokens a second"
+        )
+        return [*_align("memory", [memory]), *_align("time", [time])]
+
+
+def _align(label: str, lines: Sequence[str]) -> list[str]:
+    """Put a label before the first of some lines, and room of its width before the others."""
+    return [f"  {'' if row else label:<10}{line}".rstrip() for row, line in enumerate(lines)]
+
+
+def _indent(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _strip(plan: Plan, name: str) -> str:
+    """Print a layout letter by letter, `?` where it is not decided, and what that leaves open."""
+    layout = plan.layout_of(name)
+    if layout is not None:
+        return str(layout)
+    stage = plan.stage(name)
+    start = plan.layout_of(stage.start_from)
+    known = start.mixers if start else ("attention",) * plan.teacher.num_layers
+    letters = "".join("?" if kind == "attention" else LETTERS.get(kind, "*") for kind in known)
+    groups = " ".join(letters[place : place + 10] for place in range(0, len(letters), 10))
+    attention = Layout.uniform(len(letters) - stage.converted)
+    return f"{groups}  {stage.converted} {LETTERS.get(plan.mixer, plan.mixer)}, " + (
+        f"{attention.num_layers} A"
+    )
+
+
+def _count_weights(weights: WeightMap) -> list[str]:
+    """Count what is copied, made and dropped."""
+    counts = ", ".join(f"{count} {word}" for word, count in weights.counts.items())
+    unused = sum(name.startswith("teacher:") for name in weights.dropped)
+    return [
+        f"{len(weights.entries)} tensors: {counts}",
+        f"{len(weights.dropped) - unused} attention tensors give way to mixers; {unused} dropped "
+        "without being read",
+    ]
+
+
+def _get_shapes(teacher: HybridForCausalLM, student: HybridForCausalLM) -> Shapes:
+    shapes = [
+        {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        for model in (teacher, student)
+    ]
+    return {"teacher": shapes[0], "student": shapes[1], "init": shapes[1]}
+
+
+def _list_origins(node: Node, prefix: str, shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """Yield (shape or rows, where they come from), a pair for each part that is joined."""
+    parts = node.parts() if isinstance(node, Concat) else (node,)
+    begin = 0
+    for part in parts:
+        size = part.shape(shapes)
+        place = "x".join(map(str, size))
+        if len(parts) > 1:
+            place = f"rows {begin}:{begin + size[0]}"
+        begin += size[0]
+        text = str(part).replace(f"teacher:{prefix}", "").replace(prefix, "")
+        yield place, "drawn or set" if text.startswith("init") else text
+
+
+def _train_table(student: HybridForCausalLM, train: Sequence[str]) -> list[str]:
+    """Count the parameters of each part: all, trained, frozen."""
+    chosen = choose_parameters(student, train)
+    counted = {part: [0, 0] for part in PARTS}
+    for name, parameter in student.named_parameters():
+        part = next((part for part, words in PARTS.items() if any(w in name for w in words)), None)
+        pair = counted.setdefault(part or "other", [0, 0])
+        pair[0 if name in chosen else 1] += parameter.numel()
+    total = [sum(pair[column] for pair in counted.values()) for column in (0, 1)]
+    lines = [f"{', '.join(train):<20} {'parameters':>12} {'trained':>12} {'frozen':>12}"]
+    for part, (trained, frozen) in (*counted.items(), ("in all", total)):
+        if trained + frozen:
+            lines.append(f"{part:<20} {trained + frozen:>12,} {trained:>12,} {frozen:>12,}")
+    return lines
