@@ -32,7 +32,7 @@ def test_status_prints_what_the_run_wrote(call, tmp_path):
     out, _ = call("status", "run", "--json")
     assert json.loads(out)["nodes"] == nodes
     _, err = call("status", "elsewhere", code=2)
-    assert "does not exist" in err
+    assert "is not a run folder" in err
 
 
 def test_report_of_no_run_is_refused(call):
