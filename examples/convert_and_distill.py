@@ -1,6 +1,6 @@
 """Convert a few layers of a teacher, distil, and compare: the public verbs, one after the other.
 
-python examples/convert_and_distill.py              about ten minutes on a laptop
+python examples/convert_and_distill.py              a few minutes on a laptop
 python examples/convert_and_distill.py MODEL 100k   another teacher, another budget
 """
 
