@@ -108,9 +108,7 @@ def draw_batch(seed: int, step: int, tokens_per_step: int, progress: float) -> t
     long_rows = step >= COPY_STEPS and step % LONG_EVERY == 0
     row_tokens = LONG_ROW if long_rows else SHORT_ROW
     rng = Random(f"{seed}/{step}")
-    rows = [
-        draw_row(rng, row_tokens, step, progress) for _ in range(tokens_per_step // row_tokens)
-    ]
+    rows = [draw_row(rng, row_tokens, step, progress) for _ in range(tokens_per_step // row_tokens)]
     ids_BT, segments_BT, counted_BT = (torch.tensor(part) for part in zip(*rows, strict=True))
     causal_TT = torch.ones(row_tokens, row_tokens, dtype=torch.bool).tril()
     mask_BTT = causal_TT & (segments_BT[:, :, None] == segments_BT[:, None, :])
@@ -152,7 +150,9 @@ def measure_accuracy(
         for first in range(0, num_problems, 50):
             part = problems[first : first + 50]
             inputs = tokenizer(
-                [p.prompt_text for p in part], padding=True, return_tensors="pt",
+                [p.prompt_text for p in part],
+                padding=True,
+                return_tensors="pt",
                 return_token_type_ids=False,
             )
             longest = max(len(p.completion_text.split()) for p in part)

@@ -25,9 +25,7 @@ def task_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, padding_side="left"
     )
-    tokenizer.chat_template = (
-        f"{BOS} {USER} {{{{ messages[-1].content }}}} {ASSISTANT} {THINK}"
-    )
+    tokenizer.chat_template = f"{BOS} {USER} {{{{ messages[-1].content }}}} {ASSISTANT} {THINK}"
     return tokenizer
 
 

@@ -6,6 +6,7 @@ Legend: B problems of one batch, T tokens, V vocabulary.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -60,8 +61,8 @@ def problems(kinds: Sequence[str], *, num_per_kind: int, seed: int) -> list[task
 
 @torch.no_grad()
 def answer(
-    model: torch.nn.Module,
-    tokenizer: object,
+    model: Any,
+    tokenizer: Any,
     asked: Sequence[tasks.Problem],
     *,
     max_new_tokens: int,
@@ -88,7 +89,10 @@ def answer(
         output_BT = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         likelihoods = _log_likelihoods(model, tokenizer, part)
         for place, problem, ids, likelihood in zip(
-            places, part, output_BT[:, inputs.input_ids.shape[1] :].tolist(), likelihoods,
+            places,
+            part,
+            output_BT[:, inputs.input_ids.shape[1] :].tolist(),
+            likelihoods,
             strict=True,
         ):
             kept = _until_end(ids, tokenizer.eos_token_id)
@@ -144,10 +148,8 @@ def _until_end(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end) + 1] if end in ids else ids
 
 
-def _log_likelihoods(
-    model: torch.nn.Module, tokenizer: object, part: Sequence[tasks.Problem]
-) -> list[float]:
-    """Return, per problem, the mean log-probability in nats of the reference completion's tokens."""
+def _log_likelihoods(model: Any, tokenizer: Any, part: Sequence[tasks.Problem]) -> list[float]:
+    """Return, per problem, the mean log-probability in nats of a token of its completion."""
     inputs = tokenizer(
         [f"{problem.prompt_text} {problem.completion_text}" for problem in part],
         padding=True,
@@ -162,6 +164,4 @@ def _log_likelihoods(
     losses_BT = functional.cross_entropy(
         logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none"
     ).view_as(targets_BT)
-    return [
-        -losses_BT[row, longest - length :].mean().item() for row, length in enumerate(lengths)
-    ]
+    return [-losses_BT[row, longest - length :].mean().item() for row, length in enumerate(lengths)]

@@ -295,7 +295,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         wants_cache = generation_config.use_cache is not False
         if wants_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = self.make_cache()
-        prepare: Any = super()._prepare_cache_for_generation
+        prepare: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
         return prepare(generation_config, model_kwargs, *args)
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from hybridize.core.artifacts import RESULT, RunFolder, write_json, write_result, write_text
 from hybridize.core.catalog import RECIPES
-from hybridize.core.errors import RunError
+from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.recipe import Recipe, load_recipe
-from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.environment import describe_environment
+from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.street import BEGUN, Node, State, Street, refuse_stale
 from hybridize.pipeline.teacher import fingerprint
 
@@ -62,7 +62,7 @@ def run_recipe(
     for node in reversed([node for name in redo for node in street.dependents(name)]):
         _forget(node.folder)
     states = street.states()
-    refuse_stale(states)
+    refuse_stale({node.name: states[node.name] for node in nodes})
     _write_recipe(recipe, recipe_path, RunFolder(folder))
     from hybridize.pipeline.actions import Actions
 
@@ -77,7 +77,11 @@ def run_recipe(
             continue
         write_status(street, folder, running=node.name)
         watcher.node_started(node.name)
-        seconds = _run_node(street, node, actions)
+        try:
+            seconds = _run_node(street, node, actions)
+        except (Interrupted, KeyboardInterrupt):
+            write_status(street, folder)
+            raise
         watcher.node_finished(node.name, seconds, skipped=False)
     write_status(street, folder)
     if until is None or until == "report":

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hybridize.core.artifacts import (
@@ -21,7 +22,7 @@ from hybridize.core.importance import Importance
 from hybridize.core.layout import Layout
 from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import Recipe
-from hybridize.core.sections import Stage
+from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
 from hybridize.core.shape import ModelShape
 from hybridize.models.model import Model, load
 from hybridize.pipeline.observer import Observer
@@ -35,6 +36,7 @@ from hybridize.training.device import choose_device
 from hybridize.training.loop import FitResult
 
 Values = dict[str, Any]
+CHECKED = "a node stands for what a checked recipe asks for"
 
 
 class Actions:
@@ -59,16 +61,25 @@ class Actions:
             return self._measure_importance(node, method, stage or None)
         if kind == "eval":
             return self._evaluate(node, rest)
-        if kind in ("teacher", "sft", "merge", "bench"):
-            return getattr(self, f"_{'describe' if kind == 'teacher' else kind}")(node)
+        if kind in self._once:
+            return self._once[kind](node)
         return self._stage(node, self.recipe.stage(kind))
+
+    @property
+    def _once(self) -> dict[str, Callable[[Node], Values]]:
+        return {
+            "teacher": self._describe,
+            "sft": self._sft,
+            "merge": self._merge,
+            "bench": self._bench,
+        }
 
     @cached_property
     def teacher(self) -> Model:
         """The teacher, loaded once."""
         section = self.recipe.teacher
         model = load(section.model, dtype=section.dtype, revision=section.revision)
-        model.network.to(self.device).requires_grad_(False)
+        _move(model, self.device).requires_grad_(False)
         return model
 
     @cached_property
@@ -88,9 +99,7 @@ class Actions:
     def fresh(self) -> FreshSettings:
         """How fresh mixers start."""
         mixer = self.recipe.mixer
-        return FreshSettings(
-            init=mixer.init, options=dict(mixer.options), seed=self.recipe.seed
-        )
+        return FreshSettings(init=mixer.init, options=dict(mixer.options), seed=self.recipe.seed)
 
     @cached_property
     def calibration(self) -> tuple[Tensor, Tensor] | None:
@@ -103,7 +112,7 @@ class Actions:
         if name == "teacher":
             return self.teacher
         model = load(self._home(name) / "model", name=name, dtype=self.recipe.teacher.dtype)
-        model.network.to(self.device)
+        _move(model, self.device)
         return model
 
     def _home(self, name: str) -> Path:
@@ -139,7 +148,7 @@ class Actions:
         plan = make_plan(self.recipe, ModelShape.from_json(read_json(self.folder.teacher)))
         for stage in self.recipe.stages:
             result = read_result(self._home(stage.name))
-            if result is not None and plan.layout_of(stage.start_from) is not None:
+            if result is not None and plan.layout_of(str(stage.start_from)) is not None:
                 plan = plan.with_layers(stage.name, result.values["new_layers"])
         return plan
 
@@ -163,6 +172,7 @@ class Actions:
 
     def _leave_one_out(self, node: Node, progress: importance.Progress) -> Importance:
         section = self.recipe.measurement("leave_one_out")
+        assert isinstance(section, LeaveOneOut) and self.heldout is not None, CHECKED
         settings = importance.LeaveOneOutSettings(
             metric=section.metric,
             scope=section.scope,
@@ -177,7 +187,8 @@ class Actions:
         self, node: Node, stage: str | None, progress: importance.Progress
     ) -> Importance:
         section = self.recipe.measurement("replace_one")
-        start = self.recipe.stage(stage).start_from if stage else "teacher"
+        assert isinstance(section, ReplaceOne) and self.heldout is not None, CHECKED
+        start = str(self.recipe.stage(stage).start_from) if stage else "teacher"
         probe = self.recipe.distill.model_copy(
             update={
                 "optimizer": self.recipe.distill.optimizer.model_copy(update={"lr": section.lr}),
@@ -206,8 +217,9 @@ class Actions:
 
     def _stage(self, node: Node, stage: Stage) -> Values:
         layout, new_layers = self._choose(stage)
+        start = str(stage.start_from)
         student = convert.run(
-            self.model(stage.start_from),
+            self.model(start),
             layout,
             self.fresh,
             node.folder,
@@ -215,7 +227,7 @@ class Actions:
             name=stage.name,
             calibration=self.calibration,
         )
-        first_row = self._tokens(stage.start_from) // self.recipe.data.sequence_length
+        first_row = self._tokens(start) // self.recipe.data.sequence_length
         settings = distill.DistillSettings(
             training=make_fit_settings(
                 stage, self.recipe, tokens=stage.tokens, first_row=first_row
@@ -233,15 +245,15 @@ class Actions:
             progress=lambda record: self.observer.node_stepped(node.name, record),
             stop=self.stop,
         )
-        values = self._keep(node, student, fitted, stage.start_from)
+        values = self._keep(node, student, fitted, start)
         return {**values, "new_layers": new_layers}
 
     def _choose(self, stage: Stage) -> tuple[Layout, tuple[int, ...]]:
         """Decide the layers of a stage from its ranking, and note them in the plan."""
         plan = self._plan()
-        before = plan.layout_of(stage.start_from)
+        before = plan.layout_of(str(stage.start_from))
         assert before is not None, "stages run in order"
-        name = stage.rank_by if stage.rank_by == "leave_one_out" else f"{stage.rank_by}-{stage.name}"
+        name = "leave_one_out" if stage.rank_by == "leave_one_out" else f"replace_one-{stage.name}"
         ranking = Importance.load(self.folder.importance(name))
         free = [entry.layer for entry in ranking.ranked() if entry.layer not in before.converted]
         layers = tuple(sorted(free[: stage.converted - len(before.converted)]))
@@ -249,7 +261,9 @@ class Actions:
         self._save_plan(plan)
         layout = plan.layout_of(stage.name)
         assert layout is not None
-        self.observer.node_said(stage.name, f"{stage.start_from:<8}{before}\n{stage.name:<8}{layout}")
+        self.observer.node_said(
+            stage.name, f"{stage.start_from:<8}{before}\n{stage.name:<8}{layout}"
+        )
         return layout, layers
 
     def _keep(self, node: Node, model: Model, fitted: FitResult, start: str) -> Values:
@@ -272,9 +286,11 @@ class Actions:
 
     def _sft(self, node: Node) -> Values:
         section = self.recipe.sft
-        student = self.model(section.start_from)
+        assert section is not None and section.data is not None, CHECKED
+        start = str(section.start_from)
+        student = self.model(start)
         student = Model("sft", student.network, student.tokenizer)
-        first_row = self._tokens(section.start_from) // self.recipe.data.sequence_length
+        first_row = self._tokens(start) // self.recipe.data.sequence_length
         training = make_fit_settings(
             section, self.recipe, tokens=section.tokens, first_row=first_row
         )
@@ -287,10 +303,11 @@ class Actions:
             progress=lambda record: self.observer.node_stepped(node.name, record),
             stop=self.stop,
         )
-        return self._keep(node, student, fitted, section.start_from)
+        return self._keep(node, student, fitted, start)
 
     def _merge(self, node: Node) -> Values:
         section = self.recipe.merge
+        assert section is not None and section.weights is not None, CHECKED
         settings = merge.MergeSettings(method=section.method, weights=section.weights)
         merged = merge.run([self.model(name) for name in section.models], settings)
         merged.save(node.folder / "model")
@@ -305,6 +322,7 @@ class Actions:
 
     def _evaluate(self, node: Node, name: str) -> Values:
         section = self.recipe.evaluate
+        assert section is not None, CHECKED
         settings = evaluate.EvaluateSettings(
             suite=section.suite,
             problems=section.problems,
@@ -325,6 +343,7 @@ class Actions:
 
     def _bench(self, node: Node) -> Values:
         section = self.recipe.bench
+        assert section is not None, CHECKED
         names = ["teacher", *(stage.name for stage in self.recipe.stages)]
         settings = bench.BenchSettings(
             context_tokens=section.context_tokens,
@@ -346,3 +365,8 @@ def _hash_weights(folder: Path) -> str:
     """Hash the weights of a model folder: the one file, or the hashes of its shards."""
     hashes = {path.name: hash_file(path) for path in sorted(folder.glob("*.safetensors"))}
     return hashes.get("model.safetensors") or hash_json(hashes)
+
+
+def _move(model: Model, device: torch.device) -> torch.nn.Module:
+    network: torch.nn.Module = model.network
+    return network.to(device)

@@ -151,66 +151,93 @@ def _list_nodes(recipe: Recipe, run: RunFolder, fingerprint: str) -> list[Node]:
     for part in ("train", "heldout"):
         _add_hash(data[part])
     common = {"seed": recipe.seed, "data": data}
-    nodes = [Node("teacher", run.path / "teacher", {"teacher": teacher})]
-    mixer = {"mixer": recipe.mixer.model_dump()}
+    return [
+        Node("teacher", run.path / "teacher", {"teacher": teacher}),
+        *_list_measurements(recipe, run, common),
+        *_list_evaluation(recipe, run, "teacher"),
+        *_list_stages(recipe, run, common),
+        *_list_last(recipe, run, common),
+    ]
+
+
+def _list_measurements(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> list[Node]:
+    """List the measurements of the teacher; those of students belong to their stages."""
+    nodes = []
     leave_one_out = recipe.measurement("leave_one_out")
-    replace_one = recipe.measurement("replace_one")
     if leave_one_out:
         name = "importance/leave_one_out"
         settings = {**common, "importance": {"leave_one_out": leave_one_out.model_dump()}}
         nodes.append(Node(name, run.path / name, settings, ("teacher",)))
-    if replace_one:
-        probe = {
-            **common,
-            **mixer,
-            "importance": {"replace_one": replace_one.model_dump()},
-            "distill": recipe.distill.model_dump(include=_PROBED),
-        }
-    if replace_one and all(stage.rank_by != "replace_one" for stage in recipe.stages):
+    asked = {stage.rank_by for stage in recipe.stages}
+    if recipe.measurement("replace_one") and "replace_one" not in asked:
         name = "importance/replace_one"
-        nodes.append(Node(name, run.path / name, probe, ("teacher",)))
-    evaluate = recipe.evaluate
-    if evaluate:
-        nodes.append(_evaluation(recipe, run, "teacher"))
+        nodes.append(Node(name, run.path / name, _probe(recipe, common), ("teacher",)))
+    return nodes
+
+
+def _probe(recipe: Recipe, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that decides a measurement by replace_one, but for its start."""
+    replace_one = recipe.measurement("replace_one")
+    assert replace_one is not None, "the recipe is checked: what stages rank by is measured"
+    return {
+        **common,
+        "mixer": recipe.mixer.model_dump(),
+        "importance": {"replace_one": replace_one.model_dump()},
+        "distill": recipe.distill.model_dump(include=_PROBED),
+    }
+
+
+def _list_stages(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> list[Node]:
+    nodes = []
     for index, stage in enumerate(recipe.stages):
+        start = str(stage.start_from)
         ranking = "importance/leave_one_out"
         if stage.rank_by == "replace_one":
-            assert replace_one is not None, "the recipe is checked: rank_by is measured"
             ranking = f"importance/replace_one-{stage.name}"
-            needs = tuple(dict.fromkeys(("teacher", stage.start_from)))
-            nodes.append(Node(ranking, run.path / ranking, probe, needs))
-        own = _without(stage.model_dump(), _HARMLESS)
-        needs = tuple(dict.fromkeys(("teacher", stage.start_from, ranking)))
-        settings = {**common, **mixer, "stages": {stage.name: own}}
+            settings = {
+                **_probe(recipe, common),
+                "stages": {stage.name: {"start_from": start}},
+            }
+            needs = tuple(dict.fromkeys(("teacher", start)))
+            nodes.append(Node(ranking, run.path / ranking, settings, needs))
+        own = {stage.name: _without(stage.model_dump(), _HARMLESS)}
+        settings = {**common, "mixer": recipe.mixer.model_dump(), "stages": own}
+        needs = tuple(dict.fromkeys(("teacher", start, ranking)))
         nodes.append(Node(stage.name, run.stage(index, stage.name), settings, needs))
-        if evaluate and (evaluate.every_stage or index == len(recipe.stages) - 1):
-            nodes.append(_evaluation(recipe, run, stage.name))
+        last = index == len(recipe.stages) - 1
+        if last or (recipe.evaluate and recipe.evaluate.every_stage):
+            nodes += _list_evaluation(recipe, run, stage.name)
+    return nodes
+
+
+def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> list[Node]:
+    """List what comes after all stages: fine-tuning, merging, the bench."""
+    nodes: list[Node] = []
     if recipe.sft:
         own = _without(recipe.sft.model_dump(), _HARMLESS)
         _add_hash(own["data"])
-        settings = {**common, "sft": own}
-        nodes.append(Node("sft", run.sft, settings, ("teacher", recipe.sft.start_from)))
-        if evaluate:
-            nodes.append(_evaluation(recipe, run, "sft"))
+        needs = tuple(dict.fromkeys(("teacher", str(recipe.sft.start_from))))
+        nodes.append(Node("sft", run.sft, {**common, "sft": own}, needs))
+        nodes += _list_evaluation(recipe, run, "sft")
     if recipe.merge:
-        settings = {"merge": recipe.merge.model_dump()}
-        nodes.append(Node("merge", run.merge, settings, tuple(recipe.merge.models)))
-        if evaluate:
-            nodes.append(_evaluation(recipe, run, "merge"))
+        merge = {"merge": recipe.merge.model_dump()}
+        nodes.append(Node("merge", run.merge, merge, recipe.merge.models))
+        nodes += _list_evaluation(recipe, run, "merge")
     if recipe.bench:
-        settings = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
+        settings: dict[str, Any] = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
         needs = ("teacher", *(stage.name for stage in recipe.stages))
         nodes.append(Node("bench", run.bench.parent, settings, needs))
     return nodes
 
 
-def _evaluation(recipe: Recipe, run: RunFolder, model: str) -> Node:
-    assert recipe.evaluate is not None, "called only where the recipe evaluates"
+def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
+    if recipe.evaluate is None:
+        return []
     settings = {
         "seed": recipe.seed,
         "evaluate": _without(recipe.evaluate.model_dump(), ("every_stage",)),
     }
-    return Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))
+    return [Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))]
 
 
 def _add_hash(source: dict[str, Any] | None) -> None:

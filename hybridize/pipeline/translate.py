@@ -54,9 +54,7 @@ def make_fit_settings(
             weight_decay=optimizer.weight_decay,
             betas=optimizer.betas,
         ),
-        schedule=ScheduleSettings(
-            name=schedule.name, warmup=schedule.warmup, decay=schedule.decay
-        ),
+        schedule=ScheduleSettings(name=schedule.name, warmup=schedule.warmup, decay=schedule.decay),
         grad_clip=training.grad_clip,
         train=training.train,
         dtype=training.dtype,

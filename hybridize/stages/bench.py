@@ -149,7 +149,8 @@ def _measure(model: Model, tokens: int, settings: BenchSettings) -> tuple[float,
     network: Any = model.network.eval()
     generator = torch.Generator().manual_seed(settings.seed)
     ids_BT = torch.randint(
-        network.config.vocab_size, (settings.batch, tokens + settings.output_tokens),
+        network.config.vocab_size,
+        (settings.batch, tokens + settings.output_tokens),
         generator=generator,
     ).to(network.device)
     cache = network.make_cache()

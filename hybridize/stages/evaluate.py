@@ -78,7 +78,8 @@ def run(
     Writes `out`.json, and `out`/answers.jsonl with every generated answer, if `out` is given.
     """
     started = time.monotonic()
-    asked = problems(_find_suite(settings.suite), num_per_kind=settings.problems, seed=settings.seed)
+    kinds = _find_suite(settings.suite)
+    asked = problems(kinds, num_per_kind=settings.problems, seed=settings.seed)
     answers = answer(
         model.network.eval(),
         model.tokenizer,
@@ -87,13 +88,13 @@ def run(
         batch=settings.batch,
         progress=progress,
     )
-    kinds, overall = score(answers)
+    scores, overall = score(answers)
     evaluation = Evaluation(
         model=name,
         suite=settings.suite,
         layout=str(model.layout),
         tokens=tokens,
-        kinds=kinds,
+        kinds=scores,
         overall=overall,
         sampling={"temperature": 0.0, "max_new_tokens": settings.max_new_tokens},
         seed=settings.seed,

@@ -62,6 +62,7 @@ class ReplaceOneSettings:
     training: FitSettings = field(default_factory=lambda: FitSettings(tokens=819_200))
     """How the replacement is trained; `tokens` follows from `steps`."""
 
+
 def leave_one_out(
     model: Model,
     heldout: TokenSource,
@@ -91,7 +92,8 @@ def leave_one_out(
 
     def score(layer: int) -> LayerScore:
         started = time.monotonic()
-        error, tokens = None, settings.tokens
+        error: float | None
+        tokens = settings.tokens
         if settings.metric == "accuracy":
             with without(model.network, layer, settings.scope):
                 left = share_right()
@@ -100,7 +102,8 @@ def leave_one_out(
         else:
             kl = Distillation(model.network, {"forward_kl": 1.0})
             with without(twin.network, layer, settings.scope):
-                loss = measure(twin.network, kl, heldout, tokens=settings.tokens)["forward_kl"]
+                found = measure(twin.network, kl, heldout, tokens=settings.tokens)["forward_kl"]
+            loss, error = found.value, found.standard_error
         return LayerScore(
             layer=layer,
             score=loss,
@@ -152,8 +155,9 @@ def replace_one(
             after = measure(trial, objective, heldout, tokens=settings.tokens)["reverse_kl"]
         return LayerScore(
             layer=layer,
-            score=after,
-            score_before=before,
+            score=after.value,
+            standard_error=after.standard_error,
+            score_before=before.value,
             tokens=settings.tokens + (settings.training.tokens if settings.steps else 0),
             seconds=time.monotonic() - started,
         )

@@ -23,9 +23,7 @@ class MergeSettings:
 
 def linear(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return the weighted mean of tensors of one shape, computed in float64."""
-    total = sum(
-        tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True)
-    )
+    total = sum(tensor.double() * weight for tensor, weight in zip(tensors, weights, strict=True))
     assert isinstance(total, Tensor)
     return total.to(tensors[0].dtype)
 
@@ -40,9 +38,7 @@ def run(models: Sequence[Model], settings: MergeSettings, *, name: str = "merge"
         ModelError: unknown method, layouts that differ, or weights that do not fit the models.
     """
     if settings.method not in MERGES:
-        raise ModelError(
-            f"{settings.method!r} is not a merge method (known: {', '.join(MERGES)})."
-        )
+        raise ModelError(f"{settings.method!r} is not a merge method (known: {', '.join(MERGES)}).")
     weights = settings.weights or (1.0,) * len(models)
     if len(weights) != len(models) or sum(weights) <= 0:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Convert layers and, if asked, calibrate the fresh mixers: what a stage and a probe both do first."""
+"""Convert layers and, if asked, calibrate the fresh mixers: the start of a stage and of a probe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ Split = Literal["train", "heldout"]
 HELDOUT_SHARE = 16
 """One prompt in this many, chosen by its hash, belongs to the held-out split."""
 MAX_WORDS = 1024
-"""Words of the longest problem, prompt and completion, that is drawn where no difficulty is given."""
+"""Words of the longest problem, prompt and completion, drawn where no difficulty is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The five kinds of problem, each a function (rng, difficulty) -> prompt, thinking and answer words.
+"""The five kinds of problem, each a function (rng, difficulty) -> prompt, thinking, answer words.
 
 Each asks something else of a mixer: finding one fact far back (`recall`), counting places
 (`add`), following a path through shuffled lines (`chain`), comparing a whole set (`sort`), and
@@ -7,6 +7,7 @@ copying with changes (`edit`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from hybridize.tasks.text import passage
@@ -55,7 +56,7 @@ def chain(rng: Random, difficulty: int) -> Parts:
     path, others = names[: difficulty + 1], names[difficulty + 1 :]
     value = rng.randrange(10)
     definitions = {path[0]: [str(value)]}
-    for previous, name in zip(path[:-1], path[1:], strict=True):
+    for previous, name in pairwise(path):
         definitions[name] = [previous, rng.choice("+-"), str(rng.randrange(1, 10))]
     for name in others:
         definitions[name] = [rng.choice(path), rng.choice("+-"), str(rng.randrange(1, 10))]

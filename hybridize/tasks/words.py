@@ -10,14 +10,17 @@ DIGITS = tuple("0123456789")
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 MARKS = ("=", "+", "-", ";", ":", "?", ">", "|", ".")
 COMMANDS = ("recall", "add", "chain", "sort", "edit", "drop", "swap", "put", "flip", "after")
-NOUNS = tuple(
-    "ant bag bed bee bell bird boat book bowl box bread bus cake car cat chair clock coat corn cow "
-    "cup deer desk dog door duck egg farm fish flag frog gate goat hat hen hill horse house key "
-    "lake lamp leaf lion map milk moon nest owl pan pear pen pig plum pond road rock rose sea "
-    "ship shoe snow sock sun tent toad train tree vase well wolf wood worm".split()
-)
-ADJECTIVES = tuple("big blue cold dark fast green new old red round small soft tall warm".split())
-VERBS = tuple("finds follows gives has helps hides holds keeps likes meets sees takes".split())
+_NOUNS = """
+ant bag bed bee bell bird boat book bowl box bread bus cake car cat chair clock coat corn cow cup
+deer desk dog door duck egg farm fish flag frog gate goat hat hen hill horse house key lake lamp
+leaf lion map milk moon nest owl pan pear pen pig plum pond road rock rose sea ship shoe snow sock
+sun tent toad train tree vase well wolf wood worm
+"""
+_ADJECTIVES = "big blue cold dark fast green new old red round small soft tall warm"
+_VERBS = "finds follows gives has helps hides holds keeps likes meets sees takes"
+NOUNS = tuple(_NOUNS.split())
+ADJECTIVES = tuple(_ADJECTIVES.split())
+VERBS = tuple(_VERBS.split())
 SMALL_WORDS = ("the", "one", "and", "near", "under", "with", "is", "then")
 
 VOCABULARY = (

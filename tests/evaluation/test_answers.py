@@ -1,4 +1,4 @@
-"""Answers are scored as counted by hand; batching and padding change neither text nor likelihood."""
+"""Answers are scored as counted by hand; batching changes neither text nor likelihood."""
 
 import math
 from types import SimpleNamespace

@@ -77,7 +77,7 @@ def test_different_layouts_are_refused_with_both_strips(teacher, models):
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0)])
 def test_weights_that_do_not_fit_are_refused(models, weights):
-    with pytest.raises(ModelError, match="for 2 models. Give one weight for each model"):
+    with pytest.raises(ModelError, match=r"for 2 models\. Give one weight for each model"):
         merged(models[:2], *weights)
 
 
