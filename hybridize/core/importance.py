@@ -93,6 +93,9 @@ class Importance:
             f"{self.method} ({self.metric}) of {self.model}  {self.layout}  "
             f"{short_count(tokens)} tokens, {short_seconds(seconds)}, least important first"
         )
+        correlation = self.rank_correlation()
+        if correlation is not None:
+            head += f"; ranks before and after correlate at {correlation:.2f} (Spearman)"
         return f"{head}\n{self.table()}"
 
     __repr__ = __str__

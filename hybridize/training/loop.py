@@ -196,7 +196,7 @@ class _Run:
     def _measure(self) -> dict[str, float] | None:
         if self.heldout is None:
             return None
-        losses = measure(
+        means = measure(
             self.model,
             self.heldout.objective or self.objective,
             self.heldout.source,
@@ -204,6 +204,7 @@ class _Run:
             rows_per_batch=self.heldout.rows_per_batch or self.settings.rows_per_microbatch,
             dtype=self.settings.dtype,
         )
+        losses = {name: mean.value for name, mean in means.items()}
         if not all(isfinite(nats) for nats in losses.values()):
             raise RunError(
                 f"after step {self.state['step']} the held-out loss is not finite ({losses}). "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from math import sqrt
 from typing import Any
 
 import torch
@@ -135,7 +136,16 @@ def find_loss(name: str) -> LossTerm:
     return loss
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Mean:
+    """A mean over counted tokens of several batches."""
+
+    value: float
+    """In nats per counted token."""
+    standard_error: float | None
+    """Of the value, from the spread between batches; None where there is only one."""
+
+
 def measure(
     model: nn.Module,
     objective: Objective,
@@ -145,8 +155,8 @@ def measure(
     first_row: int = 0,
     rows_per_batch: int = 1,
     dtype: str = "float32",
-) -> dict[str, float]:
-    """Return the mean of each loss in nats per counted token over the rows of `tokens` tokens.
+) -> dict[str, Mean]:
+    """Measure each loss over the rows of `tokens` tokens.
 
     A source that ends is gone through once at most. The model is evaluated in eval mode.
     """
@@ -154,21 +164,31 @@ def measure(
     if source.rows_per_pass is not None:
         num_rows = min(num_rows, source.rows_per_pass)
     device = next(model.parameters()).device
-    sums: dict[str, Tensor] = {}
-    count = 0
+    losses: list[LossSum] = []
     was_training = model.training
     model.eval()
     try:
         for row in range(first_row, first_row + num_rows, rows_per_batch):
             part = batch(source, row, min(rows_per_batch, first_row + num_rows - row)).to(device)
-            with precision(device, dtype):
-                loss = objective(model, part)
-            count += loss.count
-            for name, value in loss.parts.items():
-                sums[name] = sums.get(name, 0.0) + value.double()
+            with torch.no_grad(), precision(device, dtype):
+                losses.append(objective(model, part))
     finally:
         model.train(was_training)
-    return {name: value.item() / max(1, count) for name, value in sums.items()}
+    counts = [loss.count for loss in losses]
+    return {
+        name: _mean([float(loss.parts[name]) for loss in losses], counts)
+        for name in losses[0].parts
+    }
+
+
+def _mean(sums: list[float], counts: list[int]) -> Mean:
+    """Divide two sums; the error is that of a ratio whose parts vary from batch to batch."""
+    total = max(1, sum(counts))
+    value = sum(sums) / total
+    if len(sums) < 2:
+        return Mean(value, None)
+    squares = sum((nats - value * count) ** 2 for nats, count in zip(sums, counts, strict=True))
+    return Mean(value, sqrt(squares * len(sums) / (len(sums) - 1)) / total)
 
 
 def _hidden(model: Any, rows: Batch, places_N: Tensor) -> Tensor:
