@@ -45,6 +45,7 @@ from hybridize.training.jsonl import JsonlRows
 from hybridize.training.metrics import ConsoleLine, Progress
 from hybridize.training.settings import FitSettings
 
+CALIBRATION_TOKENS = 16_384
 Settings = Mapping[str, Any]
 Done = Callable[[int, int], None]
 
@@ -154,7 +155,6 @@ def convert(
     options: Settings | None = None,
     seed: int = 0,
     calibrate_on: TokenSource | None = None,
-    calibrate_tokens: str | int = 16_384,
     out: Path | None = None,
 ) -> Model:
     """Return a model of another layout, named `h<converted>`; only layers that differ change.
@@ -165,7 +165,7 @@ def convert(
     """
     rows = None
     if calibrate_on is not None:
-        rows = make_calibration(calibrate_on, parse_tokens(calibrate_tokens))
+        rows = make_calibration(calibrate_on, CALIBRATION_TOKENS)
     return convert_stage.run(
         model,
         layout,

@@ -186,8 +186,11 @@ def _stage(
 def _model(
     run: RunData, name: str, state: str, layout: str | None, tokens: int | None
 ) -> ModelFacts:
-    benched = (run.bench or {}).get("models", [])
-    rows: list[Json] = next((entry["rows"] for entry in benched if entry["model"] == name), [])
+    # Speed depends on the layout alone: a merge is as fast as the stage it came from.
+    benched: list[Json] = (run.bench or {}).get("models", [])
+    own = [entry for entry in benched if entry["model"] == name]
+    same = own or [entry for entry in benched if entry["layout"] == layout]
+    rows: list[Json] = same[0]["rows"] if same else []
     return ModelFacts(
         name=name,
         state=state,
