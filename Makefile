@@ -19,10 +19,10 @@ full: $(INSTALLED)
 	$(BIN)/hybridize run tiny-full
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
