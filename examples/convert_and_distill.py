@@ -23,7 +23,7 @@ def main(
 
     least = importance.least(teacher.layout.num_layers // 3)
     layout = teacher.layout.convert(least, to="mamba2")
-    student = hz.convert(teacher, layout, calibrate_on=train, calibrate_tokens=8 * sequence_length)
+    student = hz.convert(teacher, layout, calibrate_on=train)
     student = hz.distill(
         student,
         teacher,
