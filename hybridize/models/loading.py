@@ -13,13 +13,11 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from hybridize.core.errors import ModelError
+from hybridize.core.shape import SHIPPED_TEACHER
 from hybridize.models.apriel_h1 import is_apriel_h1, read_apriel_h1
 from hybridize.models.families import find_family
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
 from hybridize.models.mixers import Mixer
-
-SHIPPED = Path(__file__).parent.parent / "assets" / "teacher"
-"""The small teacher that comes with the package, called "shipped" in recipes."""
 
 _FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"]
 
@@ -132,7 +130,7 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         ModelError: it is no folder, and no hub id that can be fetched.
     """
     if str(path) == "shipped":
-        path = SHIPPED
+        path = SHIPPED_TEACHER
     folder = Path(path)
     if folder.is_dir():
         return folder

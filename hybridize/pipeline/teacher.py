@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 from hybridize.core.sections import Teacher
+from hybridize.core.shape import SHIPPED_TEACHER
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "teacher"
 _SAMPLE_BYTES = 2**20
 
 
@@ -15,7 +15,7 @@ def fingerprint(teacher: Teacher) -> str:
     Of each weight file the size and the first and last MiB count, so that a teacher of 30 GB is
     told from another in a moment.
     """
-    folder = SHIPPED if teacher.model == "shipped" else Path(teacher.model)
+    folder = SHIPPED_TEACHER if teacher.model == "shipped" else Path(teacher.model)
     if not folder.is_dir():
         return f"{teacher.model}@{teacher.revision or 'main'}"
     digest = hashlib.sha256()
