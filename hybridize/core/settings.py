@@ -4,6 +4,7 @@
 |---|---|
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
+| HYBRIDIZE_FORMS | forms of operators to prefer: chunked, or ssd=chunked,causal_conv=reference |
 """
 
 import os
@@ -21,6 +22,8 @@ class Settings:
     """Device to compute on; None means the best present."""
     threads: int | None
     """CPU threads; None leaves the choice to torch."""
+    forms: str | None
+    """Forms of operators to prefer; None leaves the choice to `hybridize.ops.forms`."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -33,6 +36,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         device=values.get("HYBRIDIZE_DEVICE") or None,
         threads=_number(values, "HYBRIDIZE_THREADS", minimum=1),
+        forms=values.get("HYBRIDIZE_FORMS") or None,
     )
 
 

@@ -4,8 +4,8 @@ Example:
     y_BTHP, state_BHPN = ssd(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, segments_BT=segments_BT)
 
 Read in this order: `segments` (what a document boundary means), then `reference.py` and
-`chunked.py` of `causal_conv`, `ssd` and `selective_scan`. Every function takes `form="auto" |
-"reference" | "chunked"`.
+`chunked.py` of `causal_conv`, `ssd` and `selective_scan`. Every function takes `form="auto"` or the
+name of a form; `forms` says which one runs.
 """
 
 from hybridize.ops.causal_conv import causal_conv

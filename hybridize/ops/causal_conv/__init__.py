@@ -5,8 +5,13 @@ Legend: B batch, T tokens, D channels, W kept inputs (kernel width - 1).
 
 from torch import Tensor
 
-from hybridize.ops.causal_conv.chunked import causal_conv_chunked
-from hybridize.ops.causal_conv.reference import causal_conv_reference
+from hybridize.ops.forms import Form, choose
+
+FORMS = {
+    "chunked": Form(place="hybridize.ops.causal_conv.chunked:causal_conv_chunked", speedup=10),
+    "reference": Form(place="hybridize.ops.causal_conv.reference:causal_conv_reference"),
+}
+"""The fastest first."""
 
 
 def causal_conv(
@@ -26,12 +31,10 @@ def causal_conv(
         bias_D: added to each output.
         segments_BT: document number per token, 0 for padding; None is one document per row.
         state_BDW: the inputs before the first token, oldest first; None is zeros.
-        form: "reference" (token loop), "chunked" (shifted products) or "auto".
+        form: a name in FORMS, or "auto" for the fastest that can run; see `hybridize.ops.forms`.
 
     Returns: outputs (B, T, D), finite but meaningless at padding, and the last kept inputs of the
         last document.
     """
-    if form not in ("auto", "reference", "chunked"):
-        raise ValueError(f"causal_conv has no form {form!r}; use auto, reference or chunked")
-    run = causal_conv_reference if form == "reference" else causal_conv_chunked
+    run = choose("causal_conv", FORMS, form, device=x_BTD.device, num_tokens=x_BTD.shape[1])
     return run(x_BTD, weight_DW, bias_D, segments_BT=segments_BT, state_BDW=state_BDW)

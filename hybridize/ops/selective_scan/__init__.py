@@ -6,11 +6,15 @@ channel.
 
 from torch import Tensor
 
-from hybridize.ops.selective_scan.chunked import selective_scan_chunked
-from hybridize.ops.selective_scan.reference import selective_scan_reference
+from hybridize.ops.forms import Form, choose
 
-SHORT = 16
-"""Up to this many tokens the token loop is faster than two levels of chunks."""
+FORMS = {
+    "chunked": Form(
+        place="hybridize.ops.selective_scan.chunked:selective_scan_chunked", speedup=10, short=16
+    ),
+    "reference": Form(place="hybridize.ops.selective_scan.reference:selective_scan_reference"),
+}
+"""The fastest first."""
 
 
 def selective_scan(  # noqa: PLR0913  the recurrence has this many inputs
@@ -36,15 +40,12 @@ def selective_scan(  # noqa: PLR0913  the recurrence has this many inputs
         D_D: weight of the token's own value; None leaves it out.
         segments_BT: document number per token, 0 for padding; None is one document per row.
         state_BDN: state before the first token; None is zeros.
-        form: "reference" (token loop), "chunked" (two levels of loops) or "auto".
+        form: a name in FORMS, or "auto" for the fastest that can run; see `hybridize.ops.forms`.
 
     Returns: outputs (B, T, D) in the dtype of x, finite but meaningless at padding, and the state
         after the last token in float32.
     """
-    if form not in ("auto", "reference", "chunked"):
-        raise ValueError(f"selective_scan has no form {form!r}; use auto, reference or chunked")
-    use_loop = form == "reference" or (form == "auto" and x_BTD.shape[1] <= SHORT)
-    run = selective_scan_reference if use_loop else selective_scan_chunked
+    run = choose("selective_scan", FORMS, form, device=x_BTD.device, num_tokens=x_BTD.shape[1])
     return run(
         x_BTD, dt_BTD, A_DN, B_BTGN, C_BTGN, D_D, segments_BT=segments_BT, state_BDN=state_BDN
     )

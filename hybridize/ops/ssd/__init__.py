@@ -6,11 +6,13 @@ state size.
 
 from torch import Tensor
 
-from hybridize.ops.ssd.chunked import ssd_chunked
-from hybridize.ops.ssd.reference import ssd_reference
+from hybridize.ops.forms import Form, choose
 
-SHORT = 4
-"""Up to this many tokens the token loop is faster than one chunk."""
+FORMS = {
+    "chunked": Form(place="hybridize.ops.ssd.chunked:ssd_chunked", speedup=10, short=4),
+    "reference": Form(place="hybridize.ops.ssd.reference:ssd_reference"),
+}
+"""The fastest first."""
 
 
 def ssd(  # noqa: PLR0913  the recurrence has this many inputs
@@ -36,16 +38,13 @@ def ssd(  # noqa: PLR0913  the recurrence has this many inputs
         D_H: weight of the token's own value; None leaves it out.
         segments_BT: document number per token, 0 for padding; None is one document per row.
         state_BHPN: state before the first token; None is zeros.
-        form: "reference" (token loop), "chunked" (matrix products) or "auto".
+        form: a name in FORMS, or "auto" for the fastest that can run; see `hybridize.ops.forms`.
 
     Returns:
         outputs (B, T, H, P) in the dtype of x, finite but meaningless at padding, and the state
         after the last token in float32.
     """
-    if form not in ("auto", "reference", "chunked"):
-        raise ValueError(f"ssd has no form {form!r}; use auto, reference or chunked")
-    use_loop = form == "reference" or (form == "auto" and x_BTHP.shape[1] <= SHORT)
-    run = ssd_reference if use_loop else ssd_chunked
+    run = choose("ssd", FORMS, form, device=x_BTHP.device, num_tokens=x_BTHP.shape[1])
     return run(
         x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, segments_BT=segments_BT, state_BHPN=state_BHPN
     )
