@@ -11,7 +11,20 @@ from hybridize.core.errors import ModelError
 from hybridize.models.mixers import Mixer
 from hybridize.models.mixers.mamba1 import Mamba1
 from hybridize.models.mixers.mamba2 import Mamba2
-from hybridize.surgery.nodes import Concat, Copy, Init, Node, Repeat, Scale, Shape, Slice
+from hybridize.models.mixers.sliding import Sliding
+from hybridize.surgery.nodes import (
+    Concat,
+    Copy,
+    Init,
+    Node,
+    Repeat,
+    RowSum,
+    Scale,
+    Shape,
+    Slice,
+    Times,
+)
+from hybridize.surgery.projections import has_bias, repeat, take_projection
 
 PRINCIPLE = "values become x, keys B, queries C"
 Entries = dict[str, Node]
@@ -63,6 +76,8 @@ def _explain(name: str, init: str) -> str:
         return "the mixer is drawn at random"
     if "norm" in name:
         return "the mixer has no norm of queries and keys"
+    if name.endswith("bias"):
+        return "the mixer adds no bias there"
     return "the mixer has no place for it"
 
 
@@ -70,7 +85,7 @@ def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape])
     """Repeat keys and values over the query heads that share them, and queries not at all.
 
     Biases of q, k and v move into the bias of the convolution, which passes its input through at
-    the start, so they act exactly as before.
+    the start, so they act exactly as before. There is no place for a bias of the output.
     """
     shape = mixer.shape
     if mixer.state_size != shape.head_dim:
@@ -82,8 +97,9 @@ def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape])
     heads_per_group = mixer.num_heads // mixer.num_groups
     value_share = key_share * heads_per_group
 
-    def take(name: str, times: int) -> Node:
-        return repeat(Copy(f"{old}{name}", "teacher"), times, shape.head_dim)
+    def take(kind: str, part: str, times: int) -> Node:
+        rows = take_projection(old, part, tensors, shape, kind)
+        return repeat(rows, times, shape.head_dim)
 
     drawn = Init(f"{new}in_proj.weight")
     output: Node = Copy(f"{old}o_proj.weight", "teacher")
@@ -96,34 +112,50 @@ def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape])
         f"{new}in_proj.weight": Concat(
             (
                 Slice(drawn, 0, mixer.inner_size),
-                take("v_proj.weight", value_share),
-                take("k_proj.weight", key_share),
-                take("q_proj.weight", 1),
+                take("weight", "v_proj", value_share),
+                take("weight", "k_proj", key_share),
+                take("weight", "q_proj", 1),
                 Slice(drawn, rows - mixer.num_heads, rows),
             )
         ),
         f"{new}out_proj.weight": output,
     }
-    if f"{old}q_proj.bias" in tensors:
-        biases = (take("v_proj.bias", value_share), take("k_proj.bias", key_share))
-        entries[f"{new}conv1d.bias"] = Concat((*biases, take("q_proj.bias", 1)))
+    if has_bias(old, tensors):
+        biases = (take("bias", "v_proj", value_share), take("bias", "k_proj", key_share))
+        entries[f"{new}conv1d.bias"] = Concat((*biases, take("bias", "q_proj", 1)))
     return entries
 
 
 def _map_mamba1(mixer: Mamba1, old: str, new: str, tensors: Mapping[str, Shape]) -> Entries:
-    """Keep keys and values at their own width: the mixer repeats activations, not weights."""
-    parts = [Copy(f"{old}{name}.weight", "teacher") for name in ("v_proj", "k_proj", "q_proj")]
+    """Keep keys and values at their own width: the mixer repeats activations, not weights.
+
+    The bias of v becomes what the taps of the convolution make of it, which is exact from a
+    document's token conv_width - 1 on. There is no place for those of q, k and the output.
+    """
+    shape = mixer.shape
+    parts = (take_projection(old, part, tensors, shape) for part in ("v_proj", "k_proj", "q_proj"))
     gate = Slice(Init(f"{new}in_proj.weight"), 0, mixer.inner_size)
-    return {
+    entries: Entries = {
         f"{new}in_proj.weight": Concat((gate, *parts)),
         f"{new}out_proj.weight": Copy(f"{old}o_proj.weight", "teacher"),
     }
+    if has_bias(old, tensors):
+        block = mixer.state_size if mixer.repeat == "state" else shape.head_dim
+        bias = take_projection(old, "v_proj", tensors, shape, "bias")
+        shared = repeat(bias, shape.num_heads // shape.num_kv_heads, block)
+        entries[f"{new}conv1d.bias"] = Times(shared, RowSum(Init(f"{new}conv1d.weight")))
+    return entries
 
 
-def repeat(node: Node, times: int, block: int) -> Node:
-    """Repeat blocks of rows, or leave an expression alone if once is enough."""
-    return node if times == 1 else Repeat(node, times, block)
+def _map_sliding(mixer: Sliding, old: str, new: str, tensors: Mapping[str, Shape]) -> Entries:
+    """Copy the attention whole, with whatever biases and norms the family gives it."""
+    names = mixer.attention.state_dict()
+    return {f"{new}attention.{name}": Copy(f"{old}{name}", "teacher") for name in names}
 
 
-MAPS: dict[type[Mixer], Callable[..., Entries]] = {Mamba1: _map_mamba1, Mamba2: _map_mamba2}
+MAPS: dict[type[Mixer], Callable[..., Entries]] = {
+    Mamba1: _map_mamba1,
+    Mamba2: _map_mamba2,
+    Sliding: _map_sliding,
+}
 """Mixer class -> its map; a plugin without one is drawn at random."""

@@ -1,4 +1,4 @@
-"""The expressions of a weight map: Copy, Slice, Concat, Repeat, Scale and Init.
+"""The expressions of a weight map: Copy, Slice, Concat, Repeat, Scale, Times, RowSum and Init.
 
 Each is a frozen value over the tensors of three origins: `student`, the model before a conversion;
 `teacher`, the model with the original attention; `init`, the mixers as they would be drawn at
@@ -167,6 +167,58 @@ class Scale(Node):
 
     def __str__(self) -> str:
         return f"{self.factor:g} * {self.node}"
+
+
+@dataclass(frozen=True)
+class Times(Node):
+    """Each row of an expression times its own entry of a vector."""
+
+    node: Node
+    factors: Node
+
+    def shape(self, shapes: Shapes) -> Shape:
+        """See `Node.shape`."""
+        whole, factors = self.node.shape(shapes), self.factors.shape(shapes)
+        if factors != whole[:1]:
+            raise ModelError(
+                f"weight map: {self.node} has {whole[0]} rows, but {self.factors} has the shape "
+                f"{factors}."
+            )
+        return whole
+
+    def evaluate(self, fetch: Fetch) -> Tensor:
+        """See `Node.evaluate`."""
+        tensor, factors = self.node.evaluate(fetch), self.factors.evaluate(fetch)
+        return tensor * factors.view(-1, *[1] * (tensor.ndim - 1))
+
+    def parts(self) -> tuple[Node, ...]:
+        """See `Node.parts`."""
+        return (self.node, self.factors)
+
+    def __str__(self) -> str:
+        return f"{self.factors} * {self.node}"
+
+
+@dataclass(frozen=True)
+class RowSum(Node):
+    """The sum of each row of an expression, as a vector."""
+
+    node: Node
+
+    def shape(self, shapes: Shapes) -> Shape:
+        """See `Node.shape`."""
+        return self.node.shape(shapes)[:1]
+
+    def evaluate(self, fetch: Fetch) -> Tensor:
+        """See `Node.evaluate`."""
+        return self.node.evaluate(fetch).flatten(1).sum(1)
+
+    def parts(self) -> tuple[Node, ...]:
+        """See `Node.parts`."""
+        return (self.node,)
+
+    def __str__(self) -> str:
+        return f"row sums of {self.node}"
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ from hybridize.surgery.nodes import (
     Init,
     Node,
     Repeat,
+    RowSum,
     Scale,
     Shape,
     Shapes,
     Slice,
+    Times,
 )
 
 _NODES: dict[str, type[Node]] = {
-    kind.__name__.lower(): kind for kind in (Copy, Slice, Concat, Repeat, Scale, Init)
+    kind.__name__.lower(): kind
+    for kind in (Copy, Slice, Concat, Repeat, Scale, Times, RowSum, Init)
 }
 
 

@@ -7,11 +7,11 @@ import torch
 
 from hybridize.core.layout import Layout
 from hybridize.surgery import WeightMap, plan_weights
-from hybridize.surgery.nodes import Concat, Copy, Init, Node, Repeat, Scale, Slice
+from hybridize.surgery.nodes import Concat, Copy, Init, Node, Repeat, RowSum, Scale, Slice, Times
 from tests.tiny import as_student, tiny_teacher
 
 SHAPES = {
-    "student": {"a": (4, 3), "b": (2, 3), "c": (6,)},
+    "student": {"a": (4, 3), "b": (2, 3), "c": (6,), "d": (4,)},
     "teacher": {"t": (4, 3)},
     "init": {"i": (8, 3)},
 }
@@ -32,6 +32,9 @@ NODES: list[tuple[Node, tuple[int, ...], str]] = [
     (Repeat(Copy("c"), 2, 3), (12,), "repeat(c, 2x, blocks of 3)"),
     (Repeat(Copy("a"), 2, 1, dim=1), (4, 6), "repeat(a, 2x, blocks of 1)"),
     (Scale(Copy("a"), 0.5), (4, 3), "0.5 * a"),
+    (Times(Copy("a"), Copy("d")), (4, 3), "d * a"),
+    (Times(Copy("d"), Copy("d")), (4,), "d * d"),
+    (RowSum(Copy("a")), (4,), "row sums of a"),
 ]
 
 
@@ -51,6 +54,11 @@ def test_repeat_keeps_blocks_together() -> None:
     assert made.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
 
 
+def test_times_and_row_sum_work_row_by_row() -> None:
+    made = Times(Copy("a"), RowSum(Copy("a"))).evaluate(lambda origin, name: TENSORS[origin][name])
+    assert made.tolist() == [[0, 3, 6], [36, 48, 60], [126, 147, 168], [270, 300, 330]]
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [
@@ -58,6 +66,7 @@ def test_repeat_keeps_blocks_together() -> None:
         (Init("missing"), "no tensor missing to draw"),
         (Slice(Copy("a"), 2, 5), "a has 4 rows, so no rows 2:5"),
         (Concat((Copy("a"), Copy("c"))), "cannot be joined"),
+        (Times(Copy("a"), Copy("c")), r"a has 4 rows, but c has the shape \(6,\)"),
         (Repeat(Copy("a"), 2, 3), "has 4 entries, no multiple of 3"),
     ],
 )
@@ -85,12 +94,12 @@ def test_every_tensor_is_named_once_and_used_or_dropped() -> None:
 
 
 def test_a_planned_map_prints_counts_and_survives_json() -> None:
-    teacher = as_student(tiny_teacher("qwen3"))
+    teacher = as_student(tiny_teacher("qwen3", attention_bias=True))
     weights = plan_weights(teacher, teacher.layout.convert([1], to="mamba2"))
     assert WeightMap.from_json(json.loads(json.dumps(weights.to_json()))) == weights
     lines = weights.text().splitlines()
-    assert lines[0] == "49 tensors" and "copied unchanged" in lines[1]
-    assert any("dropped: the mixer has no norm of queries and keys" in line for line in lines)
+    assert lines[0] == "61 tensors" and "copied unchanged" in lines[1]
+    assert any("dropped: the mixer adds no bias there" in line for line in lines)
     assert str(weights) == weights.text()
 
 
