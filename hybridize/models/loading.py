@@ -180,7 +180,7 @@ def _read_tensors(
     float32_names: set[str],
 ) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
-    for shard in _list_shards(folder):
+    for shard in list_shards(folder):
         try:
             with safe_open(shard, framework="pt") as file:
                 for name in wanted.keys() & set(file.keys()):
@@ -208,7 +208,12 @@ def _read_tensors(
     return tensors
 
 
-def _list_shards(folder: Path) -> list[Path]:
+def list_shards(folder: Path) -> list[Path]:
+    """List the safetensors files of a folder, those its index names if it has one.
+
+    Raises:
+        ModelError: one is missing.
+    """
     index = folder / "model.safetensors.index.json"
     shards = [folder / "model.safetensors"]
     if index.is_file():
