@@ -7,6 +7,17 @@ from hybridize.models.families import FAMILIES, find_family
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
 
 FAMILY_NAMES = tuple(FAMILIES)
+TELLING: dict[str, dict[str, object]] = {
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.25,
+        "logits_scaling": 6.0,
+    },
+    "phi3": {"rope_parameters": {"rope_theta": 10_000.0, "partial_rotary_factor": 0.5}},
+    "smollm3": {"no_rope_layer_interval": 2},
+}
+"""Values that make a family differ from Llama, where its defaults would not in so small a model."""
 
 
 def tiny_teacher(
@@ -35,7 +46,7 @@ def tiny_teacher(
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    config = AutoConfig.for_model(family, **(values | changes))
+    config = AutoConfig.for_model(family, **(values | TELLING.get(family, {}) | changes))
     torch.manual_seed(seed)
     teacher = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     generator = torch.Generator().manual_seed(seed)

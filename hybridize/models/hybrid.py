@@ -9,6 +9,7 @@ teacher's numbers, bit for bit. A converted layer holds `mixer` in the place of 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +21,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from hybridize.core.errors import ModelError
 from hybridize.core.layout import Layout
 from hybridize.models.cache import HybridCache
-from hybridize.models.documents import attend_documents, group_documents
+from hybridize.models.documents import Documents, Rope, attend_documents, group_documents
 from hybridize.models.families import Family, find_family
+from hybridize.models.head import OutputHead
 from hybridize.models.mixers import Mixer, MixerContext, MixerShape, build_mixer
 
 
@@ -72,7 +74,7 @@ _COPIED = (
 
 
 class HybridLayer(nn.Module):
-    """One residual layer: a mixer and an MLP, each behind its norm."""
+    """One residual layer: a mixer and an MLP, with the norms and the scale of the family."""
 
     def __init__(self, family: Family, config: HybridConfig, layer: int) -> None:
         super().__init__()
@@ -83,15 +85,17 @@ class HybridLayer(nn.Module):
             num_kv_heads=teacher.num_key_value_heads,
             head_dim=config.head_dim,
             norm_eps=teacher.rms_norm_eps,
+            make_attention=partial(family.attention, teacher, layer),
         )
         self.window = family.get_window(teacher, layer)
+        self.norms, self.scale = family.norms, family.get_multipliers(teacher).residual
         if kind == "attention":
             self.self_attn = family.attention(teacher, layer)
         else:
             self.mixer = build_mixer(kind, shape, layer, config.mixer_options.get(kind, {}))
         self.mlp = family.mlp(teacher)
-        self.input_layernorm = family.norm(shape.hidden_size, eps=shape.norm_eps)
-        self.post_attention_layernorm = family.norm(shape.hidden_size, eps=shape.norm_eps)
+        for name in filter(None, vars(family.norms).values()):
+            self.add_module(name, family.norm(shape.hidden_size, eps=shape.norm_eps))
         self.left_out: str | None = None  # "layer" or "attention"; see `without`
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
@@ -99,15 +103,25 @@ class HybridLayer(nn.Module):
         if self.left_out == "layer":
             return hidden_BTD
         if self.left_out != "attention":
-            hidden_BTD = hidden_BTD + self.mix(self.input_layernorm(hidden_BTD), ctx)
-        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))
+            mixed_BTD = self.mix(self.normalize(hidden_BTD, self.norms.before_mixer), ctx)
+            hidden_BTD = self._add(hidden_BTD, mixed_BTD, self.norms.after_mixer)
+        made_BTD = self.mlp(self.normalize(hidden_BTD, self.norms.before_mlp))
+        return self._add(hidden_BTD, made_BTD, self.norms.after_mlp)
+
+    def normalize(self, hidden_BTD: Tensor, norm: str | None) -> Tensor:
+        """Apply the norm of this name; None is no norm."""
+        return hidden_BTD if norm is None else getattr(self, norm)(hidden_BTD)
+
+    def _add(self, hidden_BTD: Tensor, made_BTD: Tensor, norm: str | None) -> Tensor:
+        made_BTD = self.normalize(made_BTD, norm)
+        return hidden_BTD + (made_BTD if self.scale == 1 else made_BTD * self.scale)
 
     def mix(self, normed_BTD: Tensor, ctx: MixerContext) -> Tensor:
-        """Return what the mixer adds to the residual stream."""
+        """Return what the mixer makes of the normed residual stream."""
         if hasattr(self, "mixer"):
             return self.mixer(normed_BTD, ctx)
-        if ctx.documents is not None:
-            return attend_documents(self.self_attn, normed_BTD, ctx.documents, ctx.rope)
+        if ctx.documents is not None and self.window is None:
+            return attend_documents(self._attend_plainly, normed_BTD, ctx.documents)
         return self.self_attn(
             hidden_states=normed_BTD,
             position_embeddings=ctx.rope,
@@ -115,6 +129,10 @@ class HybridLayer(nn.Module):
             position_ids=ctx.positions_BT,
             past_key_values=ctx.cache,
         )[0]
+
+    def _attend_plainly(self, normed_BTD: Tensor, rope: Rope) -> Tensor:
+        call = {"hidden_states": normed_BTD, "position_embeddings": rope, "attention_mask": None}
+        return self.self_attn(**call)[0]
 
 
 class HybridModel(nn.Module):
@@ -130,6 +148,12 @@ class HybridModel(nn.Module):
         )
         self.norm = family.norm(width, eps=teacher.rms_norm_eps)
         self.rotary_emb = family.rotary(config=teacher)
+        self.multipliers = family.get_multipliers(teacher)
+
+    def scale_embedding(self, embedded_BTD: Tensor) -> Tensor:
+        """Return the residual stream before the first layer."""
+        factor = self.multipliers.embedding
+        return embedded_BTD if factor == 1 else embedded_BTD * factor
 
 
 class HybridForCausalLM(PreTrainedModel, GenerationMixin):
@@ -150,7 +174,8 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         config.teacher._attn_implementation = config._attn_implementation
         self.model = HybridModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        divisor = self.model.multipliers.logits_divisor
+        self.lm_head = OutputHead(config.hidden_size, config.vocab_size, divisor)
         self.post_init()
 
     @property
@@ -197,6 +222,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values = self.make_cache()
         if inputs_embeds is None:
             inputs_embeds = self.model.embed_tokens(input_ids)
+        inputs_embeds = self.model.scale_embedding(inputs_embeds)
         ctx = self.make_context(
             inputs_embeds, attention_mask, segments, position_ids, past_key_values
         )
@@ -219,7 +245,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             segments: see `forward`.
             states: a list that gets the input of each layer and the final states.
         """
-        embedded_BTD = self.model.embed_tokens(input_ids)
+        embedded_BTD = self.model.scale_embedding(self.model.embed_tokens(input_ids))
         ctx = self.make_context(embedded_BTD, segments_BT=segments)
         return self._run(embedded_BTD, ctx, states)
 
@@ -261,19 +287,13 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         if segments_BT is not None and bool((segments_BT == segments_BT[:, :1]).all()):
             segments_BT = None if bool((segments_BT != 0).all()) else segments_BT
 
-        windows = {layer.window for layer in self.model.layers if hasattr(layer, "self_attn")}
-        if windows <= {None} and segments_BT is not None and attention_mask is None:
-            documents = group_documents(segments_BT)
-            positions_1L = torch.arange(documents.longest, device=hidden_BTD.device)[None]
-            return MixerContext(
-                positions_BT=positions_BT,
-                rope=self.model.rotary_emb(hidden_BTD, position_ids=positions_1L),
-                masks={},
-                segments_BT=segments_BT,
-                documents=documents,
-            )
         # Where positions restart, transformers' masks separate the documents; a mask of None is
         # plainly causal and lets sdpa take its fastest path.
+        windows = {layer.window for layer in self.model.layers if hasattr(layer, "self_attn")}
+        documents = None
+        if segments_BT is not None and attention_mask is None:
+            documents = self._find_documents(hidden_BTD, segments_BT)
+            windows -= {None}
         masks: dict[int | None, Any] = {
             window: (create_causal_mask if window is None else create_sliding_window_causal_mask)(
                 config=self.config.teacher,
@@ -284,10 +304,19 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             )
             for window in windows
         }
-        rope = self.model.rotary_emb(hidden_BTD, position_ids=positions_BT)
         return MixerContext(
-            positions_BT=positions_BT, rope=rope, masks=masks, segments_BT=segments_BT, cache=cache
+            positions_BT=positions_BT,
+            rope=self.model.rotary_emb(hidden_BTD, position_ids=positions_BT),
+            masks=masks,
+            segments_BT=segments_BT,
+            documents=documents,
+            cache=cache,
         )
+
+    def _find_documents(self, hidden_BTD: Tensor, segments_BT: Tensor) -> Documents:
+        groups = group_documents(segments_BT)
+        positions_1L = torch.arange(groups.longest, device=hidden_BTD.device)[None]
+        return Documents(groups, self.model.rotary_emb(hidden_BTD, position_ids=positions_1L))
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[Any, Any], *args: Any

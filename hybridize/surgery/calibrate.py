@@ -77,7 +77,7 @@ def calibrate(
     for layer in _list_layers(student, teacher) if layers is None else layers:
         mixer = _get_mixer(student, layer)
         original = teacher.model.layers[layer]
-        input_BTD = original.input_layernorm(states[layer])
+        input_BTD = original.normalize(states[layer], original.norms.before_mixer)
         wanted_ND = original.mix(input_BTD, ctx)[real_BT]
         before = _measure(mixer(input_BTD, ctx)[real_BT], wanted_ND)
         if gate == "open":

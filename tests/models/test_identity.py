@@ -10,15 +10,19 @@ from hybridize.models import HybridForCausalLM, without
 from tests.close import assert_close
 from tests.tiny import FAMILY_NAMES, as_student, tiny_teacher, tokens
 
-WINDOWS: dict[str, dict[str, Any]] = {
-    "mistral": {"sliding_window": 8},
-    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
-    "qwen3": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
-}
-CASES = [(name, {}) for name in FAMILY_NAMES] + [
-    *WINDOWS.items(),
+BY_LAYER = {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in FAMILY_NAMES),
+    ("mistral", {"sliding_window": 8}),
+    ("qwen2", BY_LAYER),
+    ("qwen3", BY_LAYER),
+    ("smollm3", {"sliding_window": 8, "use_sliding_window": True}),
+    ("phi3", {"sliding_window": 8}),
     ("llama", {"tie_word_embeddings": True}),
     ("llama", {"attention_bias": True, "mlp_bias": True}),
+    ("qwen3", {"attention_bias": True, "head_dim": 12}),
+    ("granite", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("olmo2", {"attention_bias": True, "num_key_value_heads": None}),
     ("mistral", {"head_dim": 12}),
 ]
 IDS = [f"{name}-{'-'.join(changes) or 'plain'}" for name, changes in CASES]

@@ -13,6 +13,10 @@ FAMILIES = {
     "mistral": "hybridize.models.families.mistral:MISTRAL",
     "qwen2": "hybridize.models.families.qwen2:QWEN2",
     "qwen3": "hybridize.models.families.qwen3:QWEN3",
+    "smollm3": "hybridize.models.families.smollm3:SMOLLM3",
+    "granite": "hybridize.models.families.granite:GRANITE",
+    "olmo2": "hybridize.models.families.olmo2:OLMO2",
+    "phi3": "hybridize.models.families.phi3:PHI3",
 }
 
 
@@ -29,7 +33,7 @@ def find_family(name: str, place: str = "teacher") -> Family:
     if name not in FAMILIES:
         raise ModelError(
             f"model {place}: {name!r} is not a known family (known: {', '.join(FAMILIES)}). "
-            "Add a family table (hybridize/models/families) or use a teacher of a known family."
+            "Use a teacher of a known family, or add a table for it (docs/families.md)."
         )
     module, attribute = FAMILIES[name].split(":")
     return getattr(import_module(module), attribute)

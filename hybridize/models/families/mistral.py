@@ -8,7 +8,7 @@ from transformers.models.mistral.modeling_mistral import (
     MistralRotaryEmbedding,
 )
 
-from hybridize.models.families.base import Family
+from hybridize.models.families.base import Family, get_model_window
 
 MISTRAL = Family(
     name="mistral",
@@ -17,5 +17,5 @@ MISTRAL = Family(
     mlp=MistralMLP,
     norm=MistralRMSNorm,
     rotary=MistralRotaryEmbedding,
-    get_window=lambda config, layer: config.sliding_window,
+    get_window=get_model_window,
 )

@@ -17,6 +17,5 @@ QWEN3 = Family(
     mlp=Qwen3MLP,
     norm=Qwen3RMSNorm,
     rotary=Qwen3RotaryEmbedding,
-    norms_queries_and_keys=True,
     get_window=get_layer_type_window,
 )
