@@ -40,8 +40,7 @@ def convert(
         ModelError: the layout does not fit the model, or a mixer does not fit its attention.
     """
     source = model if source is None else source
-    config = _make_config(model, layout, options)
-    weights, student = _plan(model, config, init, source)
+    weights, student = prepare(model, layout, init=init, options=options, source=source)
     drawn = _draw_mixers(student, seed)
     origins = {"student": model.state_dict(), "teacher": source.state_dict(), "init": drawn}
 
@@ -49,13 +48,14 @@ def convert(
         return origins[origin][name]
 
     goal = model.model.embed_tokens.weight
-    small = _list_float32(student)
+    small = list_float32(student)
     tensors = {}
     for name, node in weights.entries:
         dtype = torch.float32 if name in small else goal.dtype
         tensors[name] = node.evaluate(fetch).detach().to(goal.device, dtype, copy=True)
     student.load_state_dict(tensors, assign=True)
-    student.model.rotary_emb = find_family(config.teacher.model_type).rotary(config=config.teacher)
+    teacher = student.config.teacher
+    student.model.rotary_emb = find_family(teacher.model_type).rotary(config=teacher)
     student.model.rotary_emb.to(goal.device)
     student.tie_weights()
     student.generation_config = model.generation_config
@@ -75,8 +75,26 @@ def plan_weights(
     Raises:
         ModelError: see `convert`.
     """
-    config = _make_config(model, layout, options)
-    return _plan(model, config, init, model if source is None else source)[0]
+    source = model if source is None else source
+    return prepare(model, layout, init=init, options=options, source=source)[0]
+
+
+def prepare(
+    model: HybridForCausalLM,
+    layout: Layout,
+    *,
+    init: str,
+    options: Mapping[str, Any] | None,
+    source: HybridForCausalLM,
+) -> tuple[WeightMap, HybridForCausalLM]:
+    """Return the checked weight map of a conversion, and its student on the meta device.
+
+    Only names and shapes are read, so that both models may be on the meta device too.
+
+    Raises:
+        ModelError: see `convert`.
+    """
+    return _plan(model, _make_config(model, layout, options), init, source)
 
 
 def outline(
@@ -156,18 +174,32 @@ def _get_shapes(model: nn.Module) -> dict[str, Shape]:
 
 
 def _draw_mixers(student: HybridForCausalLM, seed: int) -> dict[str, Tensor]:
-    """Draw every mixer on the CPU in float32, from a generator of its own."""
     drawn: dict[str, Tensor] = {}
     for name, module in student.named_modules():
         if isinstance(module, Mixer):
-            module.to_empty(device="cpu")
-            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-            module.reset(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
-            drawn |= {f"{name}.{key}": tensor for key, tensor in module.state_dict().items()}
+            drawn |= draw_mixer(module, name, seed)
     return drawn
 
 
-def _list_float32(student: HybridForCausalLM) -> set[str]:
+def draw_mixer(mixer: Mixer, name: str, seed: int) -> dict[str, Tensor]:
+    """Draw a mixer in place, on the CPU in float32, from a generator of its own.
+
+    Args:
+        mixer: its values are lost; it may be on the meta device.
+        name: its name in the student, on which, and on the seed, alone the values depend.
+        seed: of the conversion.
+
+    Returns:
+        the tensors by their names in the student.
+    """
+    mixer.to_empty(device="cpu")
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    mixer.reset(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+    return {f"{name}.{key}": tensor for key, tensor in mixer.state_dict().items()}
+
+
+def list_float32(student: HybridForCausalLM) -> set[str]:
+    """Name the tensors that stay float32 whatever the dtype of the model."""
     return {
         f"{name}.{small}"
         for name, module in student.named_modules()

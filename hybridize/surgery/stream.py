@@ -1,0 +1,239 @@
+"""Convert a model folder into another without ever holding a model: tensor by tensor.
+
+What is copied unchanged goes from file to file; what is built is read, made and written at once.
+The largest thing in memory is one mixer as it is drawn, or one tensor.
+"""
+
+import copy
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import Tensor
+from transformers import GenerationConfig
+
+from hybridize.core.artifacts import write_json
+from hybridize.core.errors import MachineError, ModelError
+from hybridize.core.layout import Layout
+from hybridize.core.quantities import short_bytes
+from hybridize.models.hybrid import HybridForCausalLM
+from hybridize.models.loading import find_folder, list_shards, load_outline
+from hybridize.models.mixers import Mixer
+from hybridize.surgery.apply import draw_mixer, list_float32, prepare
+from hybridize.surgery.fresh import FreshSettings
+from hybridize.surgery.nodes import Copy, Fetch, Shape
+from hybridize.surgery.shards import Place, ShardWriter, find_tensors, read_tensor
+from hybridize.surgery.weight_map import WeightMap
+
+SHARD_BYTES = 5_000_000_000
+"""Largest file that is written by default, a larger tensor aside; that of Hugging Face."""
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
+VOCABULARY_FILES = ("vocab.*", "merges.txt", "chat_template.*")
+Stored = Mapping[str, tuple[torch.dtype, Shape]]
+Progress = Callable[[int, int], None]
+"""Called with the bytes written and the bytes in all."""
+
+
+def convert_folder(
+    folder: Path | str,
+    layout: Layout,
+    settings: FreshSettings,
+    out: Path | str,
+    *,
+    source: Path | str | None = None,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> WeightMap:
+    """Write the folder of a student: what loading, `convert` and saving would give, bit for bit.
+
+    Args:
+        folder: a teacher or a student: a folder, a hub id, or "shipped".
+        layout: the mixer of each layer.
+        out: folder to write; it appears whole or not at all, and `folder` itself is allowed.
+        source: the teacher, whose attention is read; None is `folder`.
+        dtype: of the student; None keeps that of the embedding.
+        shard_bytes: largest file to write, a larger tensor aside.
+
+    Returns:
+        the weight map, which is also written into the folder.
+
+    Raises:
+        ModelError: see `convert`; or a folder is incomplete or damaged.
+        MachineError: there is no room for the student.
+    """
+    folder, out = find_folder(folder), Path(out)
+    origins = {"student": _Stored(folder, dtype)}
+    origins["teacher"] = _Stored(find_folder(source), dtype) if source else origins["student"]
+    before, teacher = origins["student"].model, origins["teacher"].model
+    weights, student = prepare(
+        before, layout, init=settings.init, options=settings.options, source=teacher
+    )
+    draw = _Drawn(student, settings.seed)
+
+    def fetch(origin: str, name: str) -> Tensor:
+        return draw(name) if origin == "init" else origins[origin].read(name)
+
+    stored = _list_stored(student, before.config.dtype)
+    _check_room(out, sum(_count_bytes(entry) for entry in stored.values()))
+    with _whole_folder(out) as fresh:
+        _write_tensors(fresh, weights, stored, origins, fetch, shard_bytes, progress)
+        student.config.architectures = [type(student).__name__]
+        student.config.save_pretrained(fresh)
+        if (folder / "generation_config.json").is_file():
+            student.generation_config = GenerationConfig.from_pretrained(folder)
+        student.generation_config.save_pretrained(fresh)
+        for pattern in (*TOKENIZER_FILES, *VOCABULARY_FILES):
+            for file in folder.glob(pattern):
+                shutil.copyfile(file, fresh / file.name)
+        write_json(fresh / "weight_map.json", weights.to_json())
+    return weights
+
+
+class _Stored:
+    """A model in a folder: its names and shapes, and its tensors one by one."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype | None) -> None:
+        self.model, self.dtype = load_outline(folder), dtype
+        self.small = list_float32(self.model)
+        self.places = find_tensors(list_shards(folder))
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        if self.model.config.tie_word_embeddings:
+            wanted.pop("lm_head.weight", None)
+        missing = sorted(wanted.keys() - self.places.keys())
+        if missing:
+            raise ModelError(
+                f"model {folder}: {len(missing)} tensors are missing, the first is {missing[0]}. "
+                "Copy all shards, or check config.json."
+            )
+        for name, shape in wanted.items():
+            if self.places[name].shape != shape:
+                raise ModelError(
+                    f"model {folder}: {name} has shape {self.places[name].shape}, but config.json "
+                    f"asks for {shape}. The weights and config.json belong to different models."
+                )
+        self.model.config.dtype = self._dtype_of("model.embed_tokens.weight")
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor as loading the model would."""
+        return read_tensor(self.places[name]).to(self._dtype_of(name))
+
+    def find(self, name: str, dtype: torch.dtype) -> Place | None:
+        """Return where a tensor is stored if it need not change to be of this dtype."""
+        place = self.places[name]
+        return place if place.dtype == self._dtype_of(name) == dtype else None
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        if name in self.small:
+            return torch.float32
+        return self.dtype or self.places[name].dtype
+
+
+class _Drawn:
+    """The mixers as they are drawn, of which only the last is kept."""
+
+    def __init__(self, student: HybridForCausalLM, seed: int) -> None:
+        modules = student.named_modules()
+        self.mixers = {name: module for name, module in modules if isinstance(module, Mixer)}
+        self.owners = {
+            f"{name}.{key}": name
+            for name, mixer in self.mixers.items()
+            for key in mixer.state_dict()
+        }
+        self.seed = seed
+        self.tensors: dict[str, Tensor] = {}
+
+    def __call__(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            owner = self.owners[name]
+            self.tensors.clear()
+            mixer = copy.deepcopy(self.mixers[owner])
+            self.tensors |= draw_mixer(mixer, owner, self.seed)
+        return self.tensors[name]
+
+
+def _list_stored(student: HybridForCausalLM, dtype: torch.dtype) -> Stored:
+    """Map each tensor to be written to its dtype and shape; a tied head is not written."""
+    small = list_float32(student)
+    tied = {"lm_head.weight"} if student.config.tie_word_embeddings else set()
+    return {
+        name: (torch.float32 if name in small else dtype, tuple(tensor.shape))
+        for name, tensor in student.state_dict().items()
+        if name not in tied
+    }
+
+
+def _count_bytes(entry: tuple[torch.dtype, Shape]) -> int:
+    return entry[0].itemsize * prod(entry[1])
+
+
+def _check_room(out: Path, needed: int) -> None:
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise MachineError(
+            f"{out}: the student takes {short_bytes(needed)}, but {short_bytes(free)} are free on "
+            "the disk. Make room or choose another --out."
+        )
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder beside to write to, which takes the place of `folder` once all went well."""
+    fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("writing", "replaced"))
+    try:
+        for leftover in (fresh, stale):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        if folder.exists():
+            folder.rename(stale)
+        fresh.rename(folder)
+    except OSError as error:
+        raise MachineError(
+            f"{folder} could not be written ({error.strerror}). Make room or choose another --out."
+        ) from error
+    finally:
+        for leftover in (fresh, stale):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_tensors(
+    folder: Path,
+    weights: WeightMap,
+    stored: Stored,
+    origins: Mapping[str, _Stored],
+    fetch: Fetch,
+    shard_bytes: int,
+    progress: Progress | None,
+) -> None:
+    outlines = {
+        name: torch.empty(shape, dtype=dtype, device="meta")
+        for name, (dtype, shape) in stored.items()
+    }
+    split = split_torch_state_dict_into_shards(outlines, max_shard_size=shard_bytes)
+    nodes = dict(weights.entries)
+    done, total = 0, sum(map(_count_bytes, stored.values()))
+    for file, names in split.filename_to_tensors.items():
+        with ShardWriter(folder / file, {name: stored[name] for name in names}) as shard:
+            for name in names:
+                node, dtype = nodes[name], stored[name][0]
+                place = None
+                if isinstance(node, Copy):
+                    place = origins[node.origin].find(node.name, dtype)
+                if place is None:
+                    shard.write(name, node.evaluate(fetch).to(dtype))
+                else:
+                    shard.copy(name, place)
+                done += _count_bytes(stored[name])
+                if progress is not None:
+                    progress(done, total)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
