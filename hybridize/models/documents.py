@@ -1,18 +1,20 @@
 """Attention over the documents of packed rows, each alone, batched with others of like length.
 
 Legend: B rows, T tokens of a row, M documents, L tokens of the longest of them, D model width,
-S places of all groups together.
+K head width, S places of all groups together.
 
 A row of 1,024 tokens that holds ten documents needs a tenth of the scores that a row-wide mask
 computes and throws away; and without a mask, attention takes its fastest causal path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of positions."""
 
 SHORTEST_SHARE = 0.75
 """A document joins a group if it is at least this share as long as the group's longest."""
@@ -29,6 +31,15 @@ class DocumentGroups:
     """Of each token of the flattened batch, its place among all S; S itself for padding."""
     longest: int
     """Tokens of the longest document."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What attention over documents needs: where they are, and the rope of one of them."""
+
+    groups: DocumentGroups
+    rope: Rope
+    """Cosines and sines of the positions 0 to `groups.longest` - 1, (1, L, K) each."""
 
 
 def group_documents(segments_BT: Tensor) -> DocumentGroups:
@@ -62,26 +73,21 @@ def group_documents(segments_BT: Tensor) -> DocumentGroups:
 
 
 def attend_documents(
-    attention: nn.Module,
-    hidden_BTD: Tensor,
-    groups: DocumentGroups,
-    rope: tuple[Tensor, Tensor],
+    attend: Callable[[Tensor, Rope], Tensor], hidden_BTD: Tensor, documents: Documents
 ) -> Tensor:
-    """Run a family's attention on every document alone; padding gets zeros, (B, T, D).
+    """Run an attention on every document alone; padding gets zeros, (B, T, D).
 
     Args:
-        rope: cosines and sines of the positions 0 to `groups.longest` - 1, (1, L, head width).
+        attend: called with documents as rows, (M, L, D), padded behind their ends, and the rope of
+            their positions; returns (M, L, D).
     """
+    groups, (cos_1LK, sin_1LK) = documents.groups, documents.rope
     flat_ND = hidden_BTD.flatten(0, 1)
     mixed: list[Tensor] = []
     for places_ML in groups.places:
         length = places_ML.shape[1]
-        call: dict[str, Any] = {
-            "hidden_states": flat_ND[places_ML],
-            "position_embeddings": (rope[0][:, :length], rope[1][:, :length]),
-            "attention_mask": None,
-        }
-        mixed.append(attention(**call)[0].flatten(0, 1))
+        rope = (cos_1LK[:, :length], sin_1LK[:, :length])
+        mixed.append(attend(flat_ND[places_ML], rope).flatten(0, 1))
     mixed.append(flat_ND.new_zeros(1, flat_ND.shape[1]))
     return torch.cat(mixed)[groups.home_N].view_as(hidden_BTD)
 

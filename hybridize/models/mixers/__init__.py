@@ -19,6 +19,7 @@ MIXERS = {
     "identity": "hybridize.models.mixers.base:Identity",
     "mamba1": "hybridize.models.mixers.mamba1:Mamba1",
     "mamba2": "hybridize.models.mixers.mamba2:Mamba2",
+    "sliding": "hybridize.models.mixers.sliding:Sliding",
 }
 
 

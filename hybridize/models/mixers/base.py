@@ -3,14 +3,14 @@
 Legend: B batch, T tokens, D model width, K head width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hybridize.models.cache import HybridCache
-from hybridize.models.documents import DocumentGroups
+from hybridize.models.documents import Documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class MixerShape:
     """Channels per head."""
     norm_eps: float
     """Added to mean squares in norms."""
+    make_attention: Callable[[], nn.Module] | None = None
+    """Makes the family's attention of this layer, for a mixer that keeps it in another form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,8 @@ class MixerContext:
     """Window in tokens (None: all) -> attention mask; a mask of None is plainly causal."""
     segments_BT: Tensor | None = None
     """Document of each token, 0 for padding; None is one document per row without padding."""
-    documents: DocumentGroups | None = None
-    """Packed rows: where each document is, for attention; the rope is then that of one document."""
+    documents: Documents | None = None
+    """Packed rows: where each document is, for mixers that take documents for rows."""
     cache: HybridCache | None = None
     """State and keys of earlier tokens, and where to leave them for later ones."""
 
