@@ -5,23 +5,17 @@ that is not listed in `MIXER_COUNTS` (a plugin) is counted like the attention it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from hybridize.core.artifacts import read_json
 from hybridize.core.errors import ModelError
+from hybridize.core.families import FAMILIES
 from hybridize.core.layout import Layout
 
 Options = Mapping[str, Mapping[str, Any]]
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
-    "qwen2": {"num_key_value_heads": 32, "use_sliding_window": False},
-    "qwen3": {"num_key_value_heads": 32, "use_sliding_window": False, "head_dim": 128},
-}
-"""The known families, and the values their config class gives to keys a config.json leaves out."""
 SHIPPED_TEACHER = Path(__file__).parent.parent / "assets" / "teacher"
 
 
@@ -30,7 +24,7 @@ class ModelShape:
     """Sizes of a decoder-only transformer with a gated MLP."""
 
     family: str
-    """llama, mistral, qwen2 or qwen3."""
+    """The `model_type` of its config.json."""
     num_layers: int
     hidden_size: int
     num_heads: int
@@ -44,11 +38,13 @@ class ModelShape:
     max_positions: int
     window: int | None
     """Tokens a sliding attention layer sees; None = all."""
+    window_layers: tuple[int, ...]
+    """The layers whose attention slides."""
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
-    qk_norm: bool
-    """Whether queries and keys are normalised per head (qwen3)."""
+    qk_norm_size: int
+    """Parameters of the norms of queries and keys; 0 where there are none."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, name: str = "config.json") -> "ModelShape":
@@ -62,31 +58,34 @@ class ModelShape:
         if family not in FAMILIES:
             raise ModelError(
                 f"model {name}: {family!r} is not a known family (known: {', '.join(FAMILIES)}). "
-                "Choose a teacher of one of them, or add a family table."
+                "Use a teacher of a known family, or add a table for it (docs/families.md)."
             )
-        config = {**FAMILIES[family], **config}
-        attention_bias = bool(config.get("attention_bias", False))
+        sizes = FAMILIES[family]
+        config = {**sizes.defaults, **config}
         rope = config.get("rope_parameters") or {}
         try:
-            num_heads = config["num_attention_heads"]
-            hidden_size = config["hidden_size"]
+            num_heads, hidden_size = config["num_attention_heads"], config["hidden_size"]
+            num_kv_heads = config.get("num_key_value_heads") or num_heads
+            head_dim = config.get("head_dim") or hidden_size // num_heads
+            normed_heads = {None: 0, "head": 2, "all heads": num_heads + num_kv_heads}
             return cls(
                 family=family,
                 num_layers=config["num_hidden_layers"],
                 hidden_size=hidden_size,
                 num_heads=num_heads,
-                num_kv_heads=config.get("num_key_value_heads") or num_heads,
-                head_dim=config.get("head_dim") or hidden_size // num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
                 ffn_size=config["intermediate_size"],
                 vocab_size=config["vocab_size"],
                 tied=bool(config.get("tie_word_embeddings", False)),
                 rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
                 max_positions=config["max_position_embeddings"],
                 window=_window(config),
-                qkv_bias=family == "qwen2" or (family != "mistral" and attention_bias),
-                o_bias=family in ("llama", "qwen3") and attention_bias,
-                mlp_bias=family == "llama" and bool(config.get("mlp_bias", False)),
-                qk_norm=family == "qwen3",
+                window_layers=_window_layers(config),
+                qkv_bias=_has_bias(config, sizes.qkv_bias),
+                o_bias=_has_bias(config, sizes.o_bias),
+                mlp_bias=_has_bias(config, sizes.mlp_bias),
+                qk_norm_size=head_dim * normed_heads[sizes.qk_norm],
             )
         except KeyError as error:
             raise ModelError(
@@ -108,7 +107,8 @@ class ModelShape:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelShape":
         """Read back what `hybridize.core.artifacts.plain` made of a shape."""
-        return cls(**{field.name: value[field.name] for field in fields(cls)})
+        values = {field.name: value[field.name] for field in fields(cls)}
+        return cls(**values | {"window_layers": tuple(values["window_layers"])})
 
     def layout(self) -> Layout:
         """Return the layout of the teacher: attention everywhere."""
@@ -135,14 +135,16 @@ class ModelShape:
     ) -> int:
         """Count the bytes one sequence of `tokens` keeps for decoding: keys, values and states.
 
-        SSM states are float32; everything else takes `bytes_per_value`.
+        States are float32 and counters int64; everything else takes `bytes_per_value`. With a
+        window, the keys of the tokens that the next one still sees are kept.
         """
         total = 0
-        for kind in layout.mixers:
+        for layer, kind in enumerate(layout.mixers):
             counts = self._counts(kind, options)
-            seen = min(tokens, self.window or tokens) if kind == "sliding" else tokens
-            total += (counts.cached_per_token * seen + counts.conv_state) * bytes_per_value
-            total += counts.float32_state * 4
+            visible = self._visible(counts, kind, layer)
+            kept = tokens if visible is None else min(tokens, visible - 1)
+            total += (counts.cached_per_token * kept + counts.conv_state) * bytes_per_value
+            total += counts.float32_state * 4 + counts.counters * 8
         return total
 
     def flops_per_token(
@@ -156,9 +158,10 @@ class ModelShape:
         layout = layout or self.layout()
         dense = self.hidden_size * (self.vocab_size + 3 * self.ffn_size * self.num_layers)
         mixing = 0
-        for kind in layout.mixers:
+        for layer, kind in enumerate(layout.mixers):
             counts = self._counts(kind, options)
-            seen = min(context, self.window or context) if kind == "sliding" else context
+            visible = self._visible(counts, kind, layer)
+            seen = context if visible is None else min(context, visible)
             scores = 4 * seen * self.query_size if counts.cached_per_token else 0
             mixing += 2 * counts.parameters + scores + 6 * counts.float32_state
         return float(2 * dense + mixing)
@@ -193,6 +196,11 @@ class ModelShape:
         count = MIXER_COUNTS.get(kind, _attention)
         return count(self, (options or {}).get(kind, {}))
 
+    def _visible(self, counts: "MixerCounts", kind: str, layer: int) -> int | None:
+        """Return how many tokens the mixer of a layer sees at most; None is all."""
+        slides = kind == "attention" and layer in self.window_layers
+        return self.window if slides else counts.visible
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixerCounts:
@@ -203,18 +211,26 @@ class MixerCounts:
     cached_per_token: int = 0
     conv_state: int = 0
     float32_state: int = 0
+    counters: int = 0
+    visible: int | None = None
+    """Tokens a token sees at most, itself included, where keys are cached; None is all."""
 
 
 def _attention(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     hidden, query, kv = shape.hidden_size, shape.query_size, shape.kv_size
     biases = (query + 2 * kv if shape.qkv_bias else 0) + (hidden if shape.o_bias else 0)
-    norms = 2 * shape.head_dim if shape.qk_norm else 0
     weights = hidden * (2 * query + 2 * kv)
     return MixerCounts(
-        parameters=weights + biases + norms,
+        parameters=weights + biases + shape.qk_norm_size,
         saved_per_token=hidden + 3 * query + 4 * kv,
         cached_per_token=2 * kv,
     )
+
+
+def _sliding(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
+    """Count the attention it is; a window and its sinks are all that is kept, and a counter."""
+    visible = int(options.get("window", 128)) + int(options.get("sinks", 4))
+    return replace(_attention(shape, options), visible=visible, counters=1)
 
 
 def _mamba2(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
@@ -259,7 +275,7 @@ def _identity(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
 
 MIXER_COUNTS = {
     "attention": _attention,
-    "sliding": _attention,
+    "sliding": _sliding,
     "mamba2": _mamba2,
     "mamba1": _mamba1,
     "identity": _identity,
@@ -271,3 +287,14 @@ def _window(config: Mapping[str, Any]) -> int | None:
         return None
     window = config.get("sliding_window")
     return int(window) if window else None
+
+
+def _window_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
+    if _window(config) is None:
+        return ()
+    slides = FAMILIES[config["model_type"]].slides
+    return tuple(n for n in range(config["num_hidden_layers"]) if slides(config, n))
+
+
+def _has_bias(config: Mapping[str, Any], bias: bool | str) -> bool:
+    return bool(config.get(bias, False)) if isinstance(bias, str) else bias

@@ -6,6 +6,7 @@ import pytest
 
 from hybridize.core.artifacts import plain
 from hybridize.core.errors import ModelError
+from hybridize.core.families import FAMILIES as SIZES
 from hybridize.core.layout import Layout
 from hybridize.core.shape import ModelShape
 
@@ -19,6 +20,7 @@ CONFIG = {
     "vocab_size": 64,
     "max_position_embeddings": 128,
     "tie_word_embeddings": False,
+    "pad_token_id": 0,
 }
 VARIANTS = [
     {"model_type": "llama"},
@@ -26,7 +28,34 @@ VARIANTS = [
     {"model_type": "mistral", "tie_word_embeddings": True, "sliding_window": None},
     {"model_type": "qwen2", "head_dim": 8},
     {"model_type": "qwen3", "attention_bias": True},
+    {"model_type": "smollm3"},
+    {"model_type": "smollm3", "attention_bias": True, "mlp_bias": True},
+    {"model_type": "granite", "head_dim": 8},
+    {"model_type": "granite", "attention_bias": True, "mlp_bias": True},
+    {"model_type": "olmo2"},
+    {"model_type": "olmo2", "attention_bias": True, "num_key_value_heads": None},
+    {"model_type": "phi3", "head_dim": 8},
+    {"model_type": "phi3", "tie_word_embeddings": True},
 ]
+
+
+def test_the_same_families_are_known_with_and_without_torch():
+    from hybridize.models.families import FAMILIES
+
+    assert list(FAMILIES) == list(SIZES)
+
+
+LEFT_OUT = ("num_key_value_heads", "head_dim", "tie_word_embeddings", "sliding_window")
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_what_a_config_leaves_out_is_what_transformers_puts_in(family):
+    from transformers import AutoConfig
+
+    config = {key: value for key, value in CONFIG.items() if key not in LEFT_OUT}
+    config |= {"model_type": family, "num_attention_heads": 32, "hidden_size": 64}
+    whole = AutoConfig.for_model(**config)
+    assert ModelShape.from_config(config) == ModelShape.from_config(whole.to_dict())
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
@@ -44,6 +73,8 @@ MIXERS = [
     ("mamba2", {}),
     ("mamba2", {"expand": 2, "state_size": 4, "conv_width": 3}),
     ("mamba1", {"state_size": 8}),
+    ("sliding", {"window": 7, "sinks": 2}),
+    ("sliding", {"window": 100}),
     ("identity", {}),
 ]
 
@@ -110,11 +141,47 @@ def test_flops_grow_with_context_only_where_there_is_attention():
     assert growth == [3 * 4 * 1000 * 64, 4 * 1000 * 64, 0]
 
 
-def test_a_sliding_layer_keeps_its_window_only():
-    config = {**CONFIG, "model_type": "mistral", "sliding_window": 8}
-    shape = ModelShape.from_config(config)
+def test_a_sliding_layer_keeps_its_window_and_its_sinks_only():
+    shape = ModelShape.from_config({**CONFIG, "model_type": "llama"})
     sliding = Layout.uniform(3, "sliding")
-    assert shape.cache_bytes(sliding, 100) == shape.cache_bytes(sliding, 8)
+    options = {"sliding": {"window": 8, "sinks": 2}}
+    sizes = [shape.cache_bytes(sliding, tokens, options=options) for tokens in (8, 9, 10, 100)]
+    assert sizes == [3 * (kept * 2 * 32 * 2 + 8) for kept in (8, 9, 9, 9)]
+    growth = [shape.flops_per_token(sliding, tokens, options) for tokens in (0, 10, 1000)]
+    assert growth[1] - growth[0] == 3 * 4 * 10 * 64 and growth[2] == growth[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "layers"),
+    [
+        ("mistral", {}, (0, 1, 2)),
+        ("phi3", {}, (0, 1, 2)),
+        ("smollm3", {"use_sliding_window": True, "no_rope_layer_interval": 2}, (1,)),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, (1, 2)),
+        (
+            "qwen3",
+            {
+                "use_sliding_window": True,
+                "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            },
+            (0,),
+        ),
+    ],
+)
+def test_a_teacher_with_windows_keeps_them_only(family, changes, layers):
+    from hybridize.models import cache_bytes
+    from tests.tiny import as_student, tiny_teacher, tokens
+
+    teacher = as_student(tiny_teacher(family, layers=3, sliding_window=8, **changes))
+    shape = ModelShape.from_config(teacher.config.teacher.to_dict())
+    assert shape.window_layers == layers
+    plain_config = {**CONFIG, "model_type": family, "sliding_window": 8, **changes}
+    assert ModelShape.from_config(plain_config).window_layers == layers
+    for num_tokens in (5, 24):
+        cache = teacher.make_cache()
+        teacher(tokens(1, num_tokens), past_key_values=cache)
+        expected = shape.cache_bytes(teacher.layout, num_tokens, bytes_per_value=4)
+        assert cache_bytes(cache) == expected
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path):
