@@ -9,7 +9,7 @@ before they are compared; the result is not multiplied by the squared temperatur
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -75,10 +75,11 @@ def cross_entropy(
 
 @dataclass(frozen=True)
 class Head:
-    """An output head: logits_NV = hidden_ND @ weight_VD.T + bias_V."""
+    """An output head: logits_NV = (hidden_ND @ weight_VD.T + bias_V) / divisor."""
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
+    divisor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def head_losses(
         hidden_ND,
         head.weight_VD,
         head.bias_V,
+        head.divisor,
         teacher,
         targets_N,
         tuple(terms),
@@ -136,6 +138,7 @@ class _HeadLosses(torch.autograd.Function):
         hidden_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor | None,
+        divisor: float,
         teacher: tuple[Tensor, Head] | None,
         targets_N: Tensor | None,
         terms: tuple[Term, ...],
@@ -152,7 +155,7 @@ class _HeadLosses(torch.autograd.Function):
             bias_grad_V = torch.zeros_like(bias_V, dtype=exact)
         matmul = _matmul_type(hidden_ND)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            head = Head(weight_VD.to(matmul), bias_V)
+            head = Head(weight_VD.to(matmul), bias_V, divisor)
             if teacher is not None:
                 teacher = (teacher[0], _cast(teacher[1], _matmul_type(teacher[0])))
             for start in range(0, hidden_ND.shape[0], chunk):
@@ -165,6 +168,7 @@ class _HeadLosses(torch.autograd.Function):
                     terms,
                     any(needs),
                 )
+                gradient_NV = _divide(gradient_NV, divisor)
                 if bias_grad_V is not None:
                     bias_grad_V += gradient_NV.sum(0)
                 gradient_NV = gradient_NV.to(matmul)
@@ -187,7 +191,7 @@ class _HeadLosses(torch.autograd.Function):
             None if saved is None else (saved * total_grad).to(dtype)
             for saved, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
         )
-        return (*grads, None, None, None, None, None)
+        return (*grads, None, None, None, None, None, None)
 
 
 def _chunk(
@@ -217,11 +221,17 @@ def _chunk(
 
 def _logits(hidden_ND: Tensor, head: Head, exact: torch.dtype) -> Tensor:
     logits_NV = (hidden_ND.to(head.weight_VD.dtype) @ head.weight_VD.T).to(exact)
-    return logits_NV if head.bias_V is None else logits_NV + head.bias_V.to(exact)
+    if head.bias_V is not None:
+        logits_NV = logits_NV + head.bias_V.to(exact)
+    return _divide(logits_NV, head.divisor)
+
+
+def _divide(values_NV: Tensor, divisor: float) -> Tensor:
+    return values_NV if divisor == 1 else values_NV / divisor
 
 
 def _cast(head: Head, dtype: torch.dtype) -> Head:
-    return Head(head.weight_VD.to(dtype), head.bias_V)
+    return replace(head, weight_VD=head.weight_VD.to(dtype))
 
 
 def _matmul_type(hidden_ND: Tensor) -> torch.dtype:

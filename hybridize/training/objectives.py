@@ -3,7 +3,8 @@
 Legend: B rows, T tokens, N counted tokens, D model width, V vocabulary.
 
 A model is any module with `hidden(input_ids_BT, segments=segments_BT) -> hidden_BTD` and an
-`lm_head` with a weight. The head is applied only where the next token counts.
+`lm_head` with a weight, and perhaps a bias and a divisor of the logits. The head is applied only
+where the next token counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -197,4 +198,5 @@ def _hidden(model: Any, rows: Batch, places_N: Tensor) -> Tensor:
 
 
 def _head(model: Any) -> Head:
-    return Head(model.lm_head.weight, getattr(model.lm_head, "bias", None))
+    head = model.lm_head
+    return Head(head.weight, getattr(head, "bias", None), getattr(head, "divisor", 1.0))

@@ -15,6 +15,7 @@ from hybridize.ops.divergence import (
 )
 
 N, D, V = 13, 6, 11
+DIVISOR = 1.6
 LOSSES = [reverse_kl, forward_kl, js, cross_entropy]
 
 
@@ -38,10 +39,10 @@ def case():
 def losses(case, terms, chunk_tokens=None):
     return head_losses(
         case["hidden_ND"],
-        Head(case["weight_VD"], case["bias_V"]),
+        Head(case["weight_VD"], case["bias_V"], DIVISOR),
         terms,
         teacher_hidden_ND=case["teacher_hidden_ND"],
-        teacher_head=Head(case["teacher_weight_VD"]),
+        teacher_head=Head(case["teacher_weight_VD"], divisor=DIVISOR),
         targets_N=case["targets_N"],
         chunk_tokens=chunk_tokens,
     )
@@ -49,11 +50,10 @@ def losses(case, terms, chunk_tokens=None):
 
 def reference(case, loss, temperature=1.0):
     """The same sums by torch.distributions and recorded gradients, all logits at once."""
-    logits_NV = case["hidden_ND"] @ case["weight_VD"].T + case["bias_V"]
+    logits_NV = (case["hidden_ND"] @ case["weight_VD"].T + case["bias_V"]) / DIVISOR
     student = Categorical(logits=logits_NV / temperature)
-    teacher = Categorical(
-        logits=case["teacher_hidden_ND"] @ case["teacher_weight_VD"].T / temperature
-    )
+    teacher_logits_NV = case["teacher_hidden_ND"] @ case["teacher_weight_VD"].T / DIVISOR
+    teacher = Categorical(logits=teacher_logits_NV / temperature)
     if loss is reverse_kl:
         return kl_divergence(student, teacher).sum()
     if loss is forward_kl:
