@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from hybridize.core.errors import ModelError
 from hybridize.models.mixers import Mixer
+from hybridize.models.mixers.gated_delta import GatedDelta
 from hybridize.models.mixers.mamba1 import Mamba1
 from hybridize.models.mixers.mamba2 import Mamba2
 from hybridize.models.mixers.sliding import Sliding
@@ -102,11 +103,6 @@ def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape])
         return repeat(rows, times, shape.head_dim)
 
     drawn = Init(f"{new}in_proj.weight")
-    output: Node = Copy(f"{old}o_proj.weight", "teacher")
-    if heads_per_group > 1:
-        # The heads of a group add up, so each carries its share of the output.
-        repeated = Repeat(output, heads_per_group, shape.head_dim, dim=1)
-        output = Scale(repeated, 1 / heads_per_group)
     rows = mixer.in_proj.out_features
     entries: Entries = {
         f"{new}in_proj.weight": Concat(
@@ -118,7 +114,7 @@ def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape])
                 Slice(drawn, rows - mixer.num_heads, rows),
             )
         ),
-        f"{new}out_proj.weight": output,
+        f"{new}out_proj.weight": _share_output(old, heads_per_group, shape.head_dim),
     }
     if has_bias(old, tensors):
         biases = (take("bias", "v_proj", value_share), take("bias", "k_proj", key_share))
@@ -129,22 +125,65 @@ def _map_mamba2(mixer: Mamba2, old: str, new: str, tensors: Mapping[str, Shape])
 def _map_mamba1(mixer: Mamba1, old: str, new: str, tensors: Mapping[str, Shape]) -> Entries:
     """Keep keys and values at their own width: the mixer repeats activations, not weights.
 
-    The bias of v becomes what the taps of the convolution make of it, which is exact from a
-    document's token conv_width - 1 on. There is no place for those of q, k and the output.
+    Biases of q, k, v and the output are kept as they are where the mixer has `linear_bias`. Else
+    the bias of v becomes what the taps of the convolution make of it, which is exact from a
+    document's token conv_width - 1 on, and there is no place for the others.
     """
     shape = mixer.shape
-    parts = (take_projection(old, part, tensors, shape) for part in ("v_proj", "k_proj", "q_proj"))
-    gate = Slice(Init(f"{new}in_proj.weight"), 0, mixer.inner_size)
+    parts = ("v_proj", "k_proj", "q_proj")
+
+    def take(kind: str) -> Node:
+        gate = Slice(Init(f"{new}in_proj.{kind}"), 0, mixer.inner_size)
+        return Concat((gate, *(take_projection(old, part, tensors, shape, kind) for part in parts)))
+
     entries: Entries = {
-        f"{new}in_proj.weight": Concat((gate, *parts)),
+        f"{new}in_proj.weight": take("weight"),
         f"{new}out_proj.weight": Copy(f"{old}o_proj.weight", "teacher"),
     }
-    if has_bias(old, tensors):
+    if mixer.in_proj.bias is not None:
+        if has_bias(old, tensors):
+            entries[f"{new}in_proj.bias"] = take("bias")
+        if f"{old}o_proj.bias" in tensors:
+            entries[f"{new}out_proj.bias"] = Copy(f"{old}o_proj.bias", "teacher")
+    elif has_bias(old, tensors) and mixer.conv1d.bias is not None:
         block = mixer.state_size if mixer.repeat == "state" else shape.head_dim
         bias = take_projection(old, "v_proj", tensors, shape, "bias")
         shared = repeat(bias, shape.num_heads // shape.num_kv_heads, block)
         entries[f"{new}conv1d.bias"] = Times(shared, RowSum(Init(f"{new}conv1d.weight")))
     return entries
+
+
+def _map_gated_delta(
+    mixer: GatedDelta, old: str, new: str, tensors: Mapping[str, Shape]
+) -> Entries:
+    """Repeat keys and values over the query heads that share them, and queries not at all.
+
+    The mixer gives queries and keys length 1 itself, so of a norm of queries and keys only the
+    weights are left, which are folded into the rows. Biases of q, k and v move into the bias of the
+    convolution if it has one. There is no place for a bias of the output.
+    """
+    shape = mixer.shape
+    key_share = shape.num_heads // shape.num_kv_heads
+    expand = mixer.num_heads // mixer.num_groups
+    shares = {"q_proj": 1, "k_proj": key_share, "v_proj": key_share * expand}
+
+    def take(kind: str) -> Node:
+        parts = {part: take_projection(old, part, tensors, shape, kind) for part in shares}
+        return Concat(tuple(repeat(parts[part], shares[part], shape.head_dim) for part in shares))
+
+    entries: Entries = {
+        f"{new}in_proj_qkv.weight": take("weight"),
+        f"{new}out_proj.weight": _share_output(old, expand, shape.head_dim),
+    }
+    if has_bias(old, tensors) and mixer.conv1d.bias is not None:
+        entries[f"{new}conv1d.bias"] = take("bias")
+    return entries
+
+
+def _share_output(old: str, times: int, head_dim: int) -> Node:
+    """Give each of the heads that add up in the place of one its share of the output."""
+    output: Node = Copy(f"{old}o_proj.weight", "teacher")
+    return output if times == 1 else Scale(Repeat(output, times, head_dim, dim=1), 1 / times)
 
 
 def _map_sliding(mixer: Sliding, old: str, new: str, tensors: Mapping[str, Shape]) -> Entries:
@@ -154,6 +193,7 @@ def _map_sliding(mixer: Sliding, old: str, new: str, tensors: Mapping[str, Shape
 
 
 MAPS: dict[type[Mixer], Callable[..., Entries]] = {
+    GatedDelta: _map_gated_delta,
     Mamba1: _map_mamba1,
     Mamba2: _map_mamba2,
     Sliding: _map_sliding,

@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import Any
 
 from hybridize.core.errors import ModelError
-from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape
+from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
 
 MIXERS = {
+    "gated_delta": "hybridize.models.mixers.gated_delta:GatedDelta",
     "identity": "hybridize.models.mixers.base:Identity",
     "mamba1": "hybridize.models.mixers.mamba1:Mamba1",
     "mamba2": "hybridize.models.mixers.mamba2:Mamba2",
@@ -61,4 +62,4 @@ def build_mixer(kind: str, shape: MixerShape, layer: int, options: Mapping[str, 
     return found(shape, layer, **options)
 
 
-__all__ = ["MIXERS", "Mixer", "MixerContext", "MixerShape", "build_mixer", "find_mixer"]
+__all__ = ["MIXERS", "Mixer", "MixerContext", "MixerShape", "build_mixer", "find_mixer", "widen"]
