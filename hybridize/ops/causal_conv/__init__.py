@@ -8,6 +8,12 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "compiled": Form(
+        place="hybridize.ops.causal_conv.compiled:causal_conv_compiled",
+        devices=("cpu",),
+        obstacle="hybridize.ops.causal_conv.compiled:find_obstacle",
+        speedup=6,
+    ),
     "chunked": Form(place="hybridize.ops.causal_conv.chunked:causal_conv_chunked", speedup=10),
     "reference": Form(place="hybridize.ops.causal_conv.reference:causal_conv_reference"),
 }

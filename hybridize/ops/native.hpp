@@ -1,0 +1,242 @@
+// What the compiled operators share: vectors, exp, small matrix products, threads, documents.
+//
+// Nothing here is summed in an order that depends on the number of threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+using Index = int64_t;
+
+// ---- vectors ---------------------------------------------------------------------------------
+
+template <class T> struct Vector;
+template <> struct Vector<float> {
+  typedef float Values __attribute__((vector_size(VECTOR_BYTES)));
+  typedef int32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+  static constexpr float magic = 12582912.0f, lowest = -87.0f, highest = 88.0f;
+  static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.42860682030941723e-6f;
+  static constexpr int mantissa = 23, bias = 127, terms = 7;
+};
+template <> struct Vector<double> {
+  typedef double Values __attribute__((vector_size(VECTOR_BYTES)));
+  typedef int64_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+  static constexpr double magic = 6755399441055744.0, lowest = -708.0, highest = 709.0;
+  static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
+  static constexpr int mantissa = 52, bias = 1023, terms = 13;
+};
+template <class T> using Vec = typename Vector<T>::Values;
+template <class T> constexpr Index lanes = VECTOR_BYTES / sizeof(T);
+
+constexpr Index round_up(Index count, Index step) { return (count + step - 1) / step * step; }
+
+template <class T> inline Vec<T> load(const T* from) {
+  Vec<T> values;
+  __builtin_memcpy(&values, from, sizeof values);
+  return values;
+}
+
+template <class T> inline void store(T* to, Vec<T> values) {
+  __builtin_memcpy(to, &values, sizeof values);
+}
+
+template <class T> inline Vec<T> spread(T value) { return Vec<T>{} + value; }
+
+// exp to about one unit in the last place; NaN stays NaN, what underflows is 0.
+template <class T> inline Vec<T> exp(Vec<T> x) {
+  using V = Vector<T>;
+  using Bits = typename V::Bits;
+  const Vec<T> low = spread<T>(V::lowest), high = spread<T>(V::highest);
+  Vec<T> clipped = x < low ? low : x;
+  clipped = clipped > high ? high : clipped;
+  const Vec<T> shifted = clipped * T(1.44269504088896340736) + V::magic;
+  const Vec<T> count = shifted - V::magic;
+  const Vec<T> rest = (clipped - count * V::ln2_high) - count * V::ln2_low;
+  T factor = 1;
+  for (int i = 2; i <= V::terms; ++i) factor /= i;
+  Vec<T> sum = spread<T>(factor);
+  for (int i = V::terms; i > 0; --i) {
+    factor *= i;
+    sum = sum * rest + factor;
+  }
+  Bits power;
+  __builtin_memcpy(&power, &shifted, sizeof power);
+  power = (power << V::mantissa) + (Bits{} + (typename std::remove_reference<
+      decltype(power[0])>::type(V::bias) << V::mantissa));
+  Vec<T> scale;
+  __builtin_memcpy(&scale, &power, sizeof scale);
+  const Vec<T> found = sum * scale;
+  const Vec<T> zero = {}, infinite = spread<T>(T(__builtin_inf()));
+  return x < low ? zero : (x > high ? infinite : found);
+}
+
+// The sums over the lanes of as many vectors as there are lanes: out[i] = sum of values[i].
+template <class T> inline Vec<T> sum_each(Vec<T>* values) {
+  constexpr Index n = lanes<T>;
+  for (Index half = n / 2; half > 0; half /= 2) {
+    for (Index i = 0; i < half; ++i) {
+      const Vec<T> a = values[2 * i], b = values[2 * i + 1];
+      Vec<T> even, odd;
+      for (Index j = 0; j < n / 2; ++j) {
+        even[j] = a[2 * j], odd[j] = a[2 * j + 1];
+        even[n / 2 + j] = b[2 * j], odd[n / 2 + j] = b[2 * j + 1];
+      }
+      values[i] = even + odd;
+    }
+  }
+  return values[0];
+}
+
+template <class T> inline T sum_lanes(Vec<T> values) {
+  T total = 0;
+  for (Index i = 0; i < lanes<T>; ++i) total += values[i];
+  return total;
+}
+
+// ---- memory ----------------------------------------------------------------------------------
+
+// Working space of one task, handed out in aligned pieces; not cleared.
+template <class T> class Space {
+ public:
+  explicit Space(Index count)
+      : left_(round_up(count, lanes<T>)),
+        all_(static_cast<T*>(std::aligned_alloc(64, round_up(left_ * sizeof(T) + 64, 64)))),
+        next_(all_.get()) {}
+  T* take(Index count) {
+    T* piece = next_;
+    next_ += round_up(count, 64 / Index(sizeof(T)));
+    return piece;
+  }
+
+ private:
+  struct Free { void operator()(T* p) const { std::free(p); } };
+  Index left_;
+  std::unique_ptr<T, Free> all_;
+  T* next_;
+};
+
+// ---- threads ---------------------------------------------------------------------------------
+
+// torch's own thread team (the address of GOMP_parallel), so that no second one competes with it.
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+static Parallel torch_team = nullptr;
+extern "C" void set_team(void* address) { torch_team = reinterpret_cast<Parallel>(address); }
+
+// Run task(0) ... task(count - 1), each by one thread.
+template <class Task> void share(Index count, Index threads, Task task) {
+  threads = threads < count ? threads : count;
+  if (threads <= 1) {
+    for (Index i = 0; i < count; ++i) task(i);
+    return;
+  }
+  struct Job {
+    std::atomic<Index> next;
+    Index count;
+    Task* task;
+  } job{{0}, count, &task};
+  auto work = [](void* data) {
+    Job& mine = *static_cast<Job*>(data);
+    for (Index i; (i = mine.next.fetch_add(1)) < mine.count;) (*mine.task)(i);
+  };
+  if (torch_team) {
+    torch_team(work, &job, unsigned(threads), 0);
+    return;
+  }
+  std::vector<std::thread> others;
+  for (Index i = 1; i < threads; ++i) others.emplace_back(work, &job);
+  work(&job);
+  for (auto& other : others) other.join();
+}
+
+// ---- documents -------------------------------------------------------------------------------
+
+// The real tokens of one row in order, and for each the place in this list where its document
+// starts; -1 for the first document, which goes on from the state that is handed in.
+struct Row {
+  std::vector<Index> tokens, starts;
+  Row(const Index* segments, Index num_tokens) {
+    tokens.reserve(num_tokens), starts.reserve(num_tokens);
+    Index latest = 0, start = -1;
+    for (Index t = 0; t < num_tokens; ++t) {
+      const Index document = segments ? segments[t] : 1;
+      if (document == 0) continue;
+      if (latest != 0 && document != latest) start = Index(tokens.size());
+      latest = document;
+      tokens.push_back(t), starts.push_back(start);
+    }
+  }
+  Index size() const { return Index(tokens.size()); }
+  bool begins(Index place) const { return starts[place] == place; }
+};
+
+// ---- matrix products -------------------------------------------------------------------------
+
+// Which part of a square operand is not zero: rows see columns up to theirs, or from theirs on.
+enum class Part { whole, lower, upper, lower_out };
+
+template <class T, int R, int C>
+inline void multiply_block(T* out, Index out_row, const T* a, Index a_row, Index a_column,
+                           const T* b, Index b_row, Index depth, bool add) {
+  Vec<T> sum[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c)
+      sum[r][c] = add ? load(out + r * out_row + c * lanes<T>) : Vec<T>{};
+  for (Index k = 0; k < depth; ++k) {
+    Vec<T> columns[C];
+    for (int c = 0; c < C; ++c) columns[c] = load(b + k * b_row + c * lanes<T>);
+    for (int r = 0; r < R; ++r) {
+      const Vec<T> factor = spread(a[r * a_row + k * a_column]);
+      for (int c = 0; c < C; ++c) sum[r][c] += factor * columns[c];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) store(out + r * out_row + c * lanes<T>, sum[r][c]);
+}
+
+template <class T, int R>
+inline void multiply_rows(T* out, Index out_row, const T* a, Index a_row, Index a_column,
+                          const T* b, Index b_row, Index columns, Index depth, bool add) {
+  Index c = 0;
+  for (; c + 2 * lanes<T> <= columns; c += 2 * lanes<T>)
+    multiply_block<T, R, 2>(out + c, out_row, a, a_row, a_column, b + c, b_row, depth, add);
+  for (; c < columns; c += lanes<T>)
+    multiply_block<T, R, 1>(out + c, out_row, a, a_row, a_column, b + c, b_row, depth, add);
+}
+
+// out (rows x columns) = or += a (rows x depth) b (depth x columns); columns are whole vectors.
+template <class T>
+void multiply(T* out, Index out_row, const T* a, Index a_row, Index a_column, const T* b,
+              Index b_row, Index rows, Index columns, Index depth, bool add,
+              Part part = Part::whole) {
+  constexpr int step = 6;
+  for (Index r = 0; r < rows;) {
+    const Index size = r + step <= rows ? step : 1;
+    const Index first = part == Part::upper ? r : 0;
+    const Index last = part == Part::lower ? (r + size < depth ? r + size : depth) : depth;
+    Index wide = part == Part::lower_out ? round_up(r + size, lanes<T>) : columns;
+    if (wide > columns) wide = columns;
+    const T* from = a + r * a_row + first * a_column;
+    T* to = out + r * out_row;
+    if (size == step)
+      multiply_rows<T, step>(to, out_row, from, a_row, a_column, b + first * b_row, b_row, wide,
+                             last - first, add);
+    else
+      multiply_rows<T, 1>(to, out_row, from, a_row, a_column, b + first * b_row, b_row, wide,
+                          last - first, add);
+    r += size;
+  }
+}
