@@ -5,11 +5,14 @@
     run = hz.run("tiny", until="plan")                 # the recipe `tiny`, up to its plan
     teacher = hz.load_teacher("shipped")               # or verb by verb, see hybridize.api
 
-Public names are imported on first use, so that `import hybridize` costs nothing.
+Public names are imported on first use, so that `import hybridize` costs nothing. Transformers'
+AutoModelForCausalLM then loads students and published Apriel-H1 checkpoints.
 """
 
 from importlib import import_module
 from typing import Any
+
+from hybridize.core.auto_names import announce
 
 __version__ = "0.1.0"
 
@@ -44,6 +47,9 @@ _NAMES = {
     "sft": "hybridize.api",
     "show_steps": "hybridize.api",
 }
+
+
+announce()
 
 
 def __getattr__(name: str) -> Any:

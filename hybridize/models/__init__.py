@@ -6,18 +6,18 @@ Example:
     out = model(input_ids, segments=segments)            # several documents in a row
     model.generate(input_ids, max_new_tokens=20)
 
-Read `hybrid` first, then `mixers/base`, `mixers/mamba2`, `cache`, `families` and `loading`.
-Importing this package makes the model known to transformers' AutoConfig and AutoModelForCausalLM.
+Read `hybrid` first, then `mixers/base`, `mixers/mamba2`, `cache`, `families`, `folders`, `loading`.
+`import hybridize` suffices for transformers' AutoConfig and AutoModelForCausalLM to load a student,
+or a published Apriel-H1 checkpoint: they import this package when they meet one.
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM
-
+from hybridize.models import auto
 from hybridize.models.cache import HybridCache, cache_bytes
+from hybridize.models.folders import save_model
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM, without
-from hybridize.models.loading import load_model, load_tokenizer, save_model
+from hybridize.models.loading import load_model, load_tokenizer
 
-AutoConfig.register("hybridize", HybridConfig, exist_ok=True)
-AutoModelForCausalLM.register(HybridConfig, HybridForCausalLM, exist_ok=True)
+auto.register()
 
 __all__ = [
     "HybridCache",

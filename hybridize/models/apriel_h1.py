@@ -1,53 +1,55 @@
-"""Read the configuration of published Apriel-H1 checkpoints, whose tensors already have our names.
+"""The configuration of a student that a published Apriel-H1 checkpoint is.
 
-The checkpoints hold Mistral layers and a Mamba mixer called "m2" (arXiv 2511.02651). They were
-trained with values and keys repeated in groups of the state size, and with the bias of the step
-size applied twice, so both are set here. Their class name changed between releases; the two keys
-that are read here did not.
+The tensors already have our names; `hybridize.core.apriel_h1` says what they mean. A model that was
+read this way remembers in `config.published` how it was written, so that it can be exported as it
+was: the values of its config.json, the type of each tensor, and whether in_proj held the step size.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from hybridize.core.errors import ModelError
+from hybridize.core.apriel_h1 import Translation, translate
+from hybridize.core.limits import check_counts, check_sizes
+from hybridize.core.model_files import TensorPlace
 from hybridize.models.families import find_family
 from hybridize.models.hybrid import HybridConfig
 
-_MIXERS = {"t": "attention", "m2": "mamba1", "i": "identity"}
+FORMAT = "apriel-h1"
 
 
-def is_apriel_h1(values: Mapping[str, Any]) -> bool:
-    """Tell whether the values of a config.json are those of an Apriel-H1 checkpoint."""
-    return "hybrid_block_layout" in values and "ssm_cfg" in values
+def read_apriel_h1(
+    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None, place: str
+) -> Translation:
+    """Check the sizes of a published config.json, and translate it; raises like `translate`."""
+    check_sizes(values, place)
+    check_counts(values, shapes or {}, place)
+    translation = translate(values, shapes, place)
+    check_sizes(translation.teacher, place)
+    return translation
 
 
-def read_apriel_h1(values: Mapping[str, Any], place: str) -> HybridConfig:
-    """Return the configuration that holds the same model.
+def make_config(
+    translation: Translation, values: Mapping[str, Any], tensors: Mapping[str, TensorPlace]
+) -> HybridConfig:
+    """Return the configuration of the student that a published checkpoint is.
 
     Args:
-        values: of config.json.
-        place: where they were read, for the error.
-
-    Raises:
-        ModelError: the layout names a mixer that the published models do not have.
+        translation: of `values` and the tensors.
+        values: of its config.json.
+        tensors: of its files; empty where they are not at hand.
     """
-    layout, state_space = values["hybrid_block_layout"], values["ssm_cfg"]
-    foreign = sorted(set(layout) - set(_MIXERS))
-    if foreign:
-        raise ModelError(
-            f"model {place}: the layout names {', '.join(foreign)}, but only "
-            f"{', '.join(_MIXERS)} of Apriel-H1 can be loaded."
-        )
-    options = {
-        "state_size": state_space["d_state"],
-        "conv_width": state_space["d_conv"],
-        "repeat": "state",
-        "dt_bias": "twice",
-    }
-    own = {"hybrid_block_layout", "ssm_cfg", "model_type", "architectures", "auto_map"}
-    shared = {name: value for name, value in values.items() if name not in own}
+    dtypes = {name: place.dtype for name, place in tensors.items()}
+    usual = Counter(dtypes.values()).most_common(1)[0][0] if dtypes else None
     return HybridConfig(
-        teacher=find_family("mistral").config(**shared),
-        mixers=[_MIXERS[code] for code in layout],
-        mixer_options={"mamba1": options},
+        teacher=find_family("mistral").config(**translation.teacher),
+        mixers=translation.mixers,
+        mixer_options=translation.mixer_options,
+        published={
+            "format": FORMAT,
+            "config": dict(values),
+            "dtype": usual,
+            "dtypes": {name: dtype for name, dtype in dtypes.items() if dtype != usual},
+            "joint_step": bool(translation.rows),
+        },
     )

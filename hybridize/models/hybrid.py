@@ -41,6 +41,9 @@ class HybridConfig(PreTrainedConfig):
     """Mixer kind -> option -> value."""
     last_training_window: int | None = None
     """Tokens per row in the last training, beyond which converted layers were never trained."""
+    published: Any = None
+    """Of a model read from another project's layout, what writes it back as it was; see
+    `hybridize.models.apriel_h1`."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.teacher, dict):
@@ -168,7 +171,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["A_log", "mixer.D", "dt_bias"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["A_log", "mixer.D", "dt_bias", "dt_proj.bias"]  # noqa: RUF012
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)

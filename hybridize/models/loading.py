@@ -1,67 +1,73 @@
-"""Load a teacher or a student from a folder, and save one: safetensors only, no code, no pickle."""
+"""Load a teacher or a student from a folder: safetensors only, no code, no pickle."""
 
-import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from hybridize.core.apriel_h1 import Rows
 from hybridize.core.errors import ModelError
-from hybridize.core.shape import SHIPPED_TEACHER
-from hybridize.models.apriel_h1 import is_apriel_h1, read_apriel_h1
 from hybridize.models.families import find_family
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
+from hybridize.models.folders import Contents, build_outline, find_folder, read_contents
+from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers import Mixer
 
-_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"]
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+)
 
 
 def load_model(
-    path: str | Path, *, dtype: torch.dtype | None = None, revision: str | None = None
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    allow_nan: bool = False,
 ) -> HybridForCausalLM:
-    """Load a teacher of a known family as an all-attention student, or a saved student as it is.
+    """Load a teacher of a known family as an all-attention student, or a student as it is.
+
+    Published Apriel-H1 checkpoints load as students too; see `hybridize.core.apriel_h1`.
 
     Args:
         path: a folder, a hub id, or "shipped".
         dtype: None keeps the dtype the tensors are saved in; small decay parameters stay float32.
         revision: commit or tag of a hub id.
+        allow_nan: load weights that are not finite too, to look at a model that diverged.
 
     Raises:
-        ModelError: a file is missing or broken, a tensor is missing or has the wrong shape, the
-            family is not known, or the weights are not in safetensors.
+        ModelError: a file is missing or broken, a tensor is missing, too many, of a wrong shape or
+            not finite, the family is not known, or the weights are not in safetensors.
     """
-    folder = find_folder(path, revision)
-    config = _read_config(folder)
-    with torch.device("meta"):
-        model = HybridForCausalLM(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        wanted.pop("lm_head.weight", None)
-    tensors = _read_tensors(folder, wanted, dtype, _float32_names(model))
+    contents = read_contents(find_folder(path, revision))
+    model = build_outline(contents)
+    tensors = read_tensors(contents, model, dtype=dtype, allow_nan=allow_nan)
     model.load_state_dict(tensors, strict=False, assign=True)
     # Inverse frequencies are computed, not saved, so they are still on the meta device.
-    model.model.rotary_emb = find_family(config.teacher.model_type).rotary(config=config.teacher)
+    teacher = contents.config.teacher
+    model.model.rotary_emb = find_family(teacher.model_type).rotary(config=teacher)
     model.tie_weights()
     model.config.dtype = model.model.embed_tokens.weight.dtype
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if (contents.folder / "generation_config.json").is_file():
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(contents.folder)
+        except Exception as error:
+            raise ModelError(
+                f"model {contents.folder}: generation_config.json cannot be read ({error}). "
+                "Copy it again, or remove it."
+            ) from error
     return model.eval()
 
 
 def load_outline(folder: str | Path) -> HybridForCausalLM:
-    """Return the model of a folder on the meta device: names and shapes; only config.json is read.
+    """Return the model of a folder on the meta device: names and shapes; no weights are read.
 
     Raises:
         ModelError: there is no config.json, or it is of no known family.
     """
-    with torch.device("meta"):
-        return HybridForCausalLM(_read_config(Path(folder)))
+    return build_outline(read_contents(Path(folder), with_tensors=False))
 
 
 def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -73,12 +79,13 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
     folder = find_folder(path, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"model {folder}: the tokenizer cannot be read ({error}). "
+            f"model {folder}: the tokenizer cannot be read ({reason}). "
             "Copy the teacher's tokenizer files there."
         ) from error
-    vocab_size = _read_config(folder).vocab_size
+    vocab_size = read_contents(folder, with_tensors=False).config.vocab_size
     if len(tokenizer) > vocab_size:
         raise ModelError(
             f"model {folder}: the tokenizer has {len(tokenizer)} tokens, but the embedding has "
@@ -87,81 +94,157 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
     return tokenizer
 
 
-def save_model(
-    model: HybridForCausalLM, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
-) -> Path:
-    """Write a folder for `load_model` and AutoModelForCausalLM; a reader never sees half of it."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("writing", "replaced"))
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir()
-    _write_tensors(model, fresh)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(fresh)
-    model.generation_config.save_pretrained(fresh)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(fresh)
-    if folder.exists():
-        folder.rename(stale)
-    fresh.rename(folder)
-    shutil.rmtree(stale, ignore_errors=True)
-    return folder
-
-
-def _write_tensors(model: HybridForCausalLM, folder: Path) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        tensors.pop("lm_head.weight", None)
-    split = split_torch_state_dict_into_shards(tensors, max_shard_size="5GB")
-    for file, names in split.filename_to_tensors.items():
-        shard = {name: tensors[name] for name in names}
-        save_file(shard, folder / file, metadata={"format": "pt"})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-
-def find_folder(path: str | Path, revision: str | None = None) -> Path:
-    """Return the local folder of a model, fetching a hub id if need be.
+def find_tokenizer(
+    path: str | Path, *, revision: str | None = None
+) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer of a model, or return None where its folder has no file of one.
 
     Raises:
-        ModelError: it is no folder, and no hub id that can be fetched.
+        ModelError: there is a tokenizer, but see `load_tokenizer`.
     """
-    if str(path) == "shipped":
-        path = SHIPPED_TEACHER
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
-        raise ModelError(f"model {path}: there is no such folder. Check the path.")
-    try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=_FILES))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"model {path}: no such folder, and it cannot be fetched from the hub ({reason}). "
-            "Check the name and the revision, or give a local folder."
-        ) from error
+    folder = find_folder(path, revision)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return None
+    return load_tokenizer(folder)
 
 
-def _read_config(folder: Path) -> HybridConfig:
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
+def read_tensors(
+    contents: Contents,
+    model: HybridForCausalLM | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    allow_nan: bool = False,
+) -> dict[str, Tensor]:
+    """Read every tensor of a model by the model's names, checked against its shapes.
+
+    Args:
+        contents: of its folder.
+        model: on the meta device, for the names and shapes; made where it is not given.
+        dtype: None keeps the dtype the tensors are saved in; small decay parameters are float32.
+        allow_nan: whether weights may be not finite.
+
+    Raises:
+        ModelError: see `load_model`.
+    """
+    model = model or build_outline(contents)
+    tensors, plan = find_tensors(contents, model)
+    small = _float32_names(model)
+    for name, tensor in _read(contents, plan):
+        if not allow_nan and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"model {contents.folder}: {name} holds values that are not finite. "
+                "Take an earlier checkpoint of the training that made it."
+            )
+        goal = torch.float32 if name in small else dtype
+        tensors[name] = tensor if goal is None else tensor.to(goal)
+    return tensors
+
+
+def find_tensors(
+    contents: Contents, model: HybridForCausalLM
+) -> tuple[dict[str, Tensor], dict[str, Rows]]:
+    """Find each tensor of a model: those that are in no file, made, and the rows of the others.
+
+    Raises:
+        ModelError: a tensor is missing, too many, or of a wrong shape or type.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if contents.config.tie_word_embeddings:
+        wanted.pop("lm_head.weight", None)
+    made = _fill_left_out(contents, wanted)
+    plan = {
+        name: _plan(contents, name, shape) for name, shape in wanted.items() if name not in made
+    }
+    _check_names(contents, plan)
+    return made, {name: rows for name, rows in plan.items() if rows is not None}
+
+
+def _fill_left_out(contents: Contents, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Make the MLP of layers that are left out: with zero weights it adds exactly nothing."""
+    prefixes = tuple(f"model.layers.{layer}." for layer in contents.left_out)
+    usual = (contents.config.published or {}).get("dtype")
+    dtype = DTYPES.get(usual, torch.float32)
+    return {
+        name: (torch.ones if "norm" in name else torch.zeros)(shape, dtype=dtype)
+        for name, shape in wanted.items()
+        if name.startswith(prefixes)
+    }
+
+
+DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32},
+    **{"F16": torch.float16, "BF16": torch.bfloat16},
+}
+"""Type in a header -> dtype, for what weights may be stored in."""
+
+
+def _plan(contents: Contents, name: str, wanted: tuple[int, ...]) -> Rows | None:
+    """Return the rows of a file's tensor that are tensor `name`; None is one that is missing.
+
+    Raises:
+        ModelError: the file's tensor has another shape, or a type that is none of weights.
+    """
+    rows = contents.rows.get(name)
+    place = contents.tensors.get(rows.name if rows else name)
+    if place is None:
+        return None
+    rows = rows or Rows(name, 0, (*place.shape, 0)[0])
+    shape = (rows.stop - rows.start, *place.shape[1:]) if place.shape else ()
+    if shape != wanted:
         raise ModelError(
-            f"model {folder}: config.json is missing. Give the folder of a model."
-        ) from None
-    except ValueError as error:
-        raise ModelError(f"model {folder}: config.json is not JSON ({error}).") from error
-    family = values.get("model_type")
-    if family == HybridConfig.model_type:
-        return HybridConfig(**values)
-    if is_apriel_h1(values):
-        return read_apriel_h1(values, str(folder))
-    return HybridConfig(teacher=find_family(str(family), str(folder)).config(**values))
+            f"model {contents.folder}: {name} in {place.file.name} has shape {shape}, but "
+            f"config.json asks for {wanted}. The weights and config.json belong to different "
+            "models."
+        )
+    if place.dtype not in DTYPES:
+        raise ModelError(
+            f"model {contents.folder}: {name} is stored as {place.dtype}. Only weights stored as "
+            f"{', '.join(DTYPES)} can be loaded."
+        )
+    return rows
+
+
+def _check_names(contents: Contents, plan: Mapping[str, Rows | None]) -> None:
+    """Check that no tensor of the model is missing from the files, and none of theirs unknown."""
+    missing = sorted(name for name, rows in plan.items() if rows is None)
+    if missing:
+        raise ModelError(
+            f"model {contents.folder}: {len(missing)} tensors are missing, the first is "
+            f"{missing[0]}. Copy all shards, or check config.json."
+        )
+    passed_by = tuple(f"model.layers.{layer}." for layer in contents.left_out)
+    known = {rows.name for rows in plan.values() if rows is not None}
+    extra = sorted(
+        name
+        for name in contents.tensors.keys() - known
+        if not name.endswith("rotary_emb.inv_freq") and not name.startswith(passed_by)
+    )
+    if contents.config.tie_word_embeddings and "lm_head.weight" in extra:
+        extra.remove("lm_head.weight")
+    if extra:
+        raise ModelError(
+            f"model {contents.folder}: {len(extra)} tensors belong to no part of the model that "
+            f"config.json describes, the first is {extra[0]}. "
+            "Copy the config.json that belongs to the weights."
+        )
+
+
+def _read(contents: Contents, plan: Mapping[str, Rows]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a plan, file by file."""
+    by_file: dict[Path, dict[str, Rows]] = {}
+    for name, rows in plan.items():
+        by_file.setdefault(contents.tensors[rows.name].file, {})[name] = rows
+    for path, parts in by_file.items():
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name, rows in parts.items():
+                    tensor = file.get_tensor(rows.name)
+                    yield name, tensor[rows.start : rows.stop] if name in contents.rows else tensor
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"model {contents.folder}: {path.name} is truncated or not a safetensors file "
+                f"({error}). Copy it again."
+            ) from error
 
 
 def _float32_names(model: HybridForCausalLM) -> set[str]:
@@ -171,59 +254,3 @@ def _float32_names(model: HybridForCausalLM) -> set[str]:
         if isinstance(module, Mixer)
         for name in module.FLOAT32
     }
-
-
-def _read_tensors(
-    folder: Path,
-    wanted: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype | None,
-    float32_names: set[str],
-) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for shard in list_shards(folder):
-        try:
-            with safe_open(shard, framework="pt") as file:
-                for name in wanted.keys() & set(file.keys()):
-                    shape = tuple(file.get_slice(name).get_shape())
-                    if shape != wanted[name]:
-                        raise ModelError(
-                            f"model {folder}: {name} in {shard.name} has shape {shape}, but "
-                            f"config.json asks for {wanted[name]}. The weights and config.json "
-                            "belong to different models."
-                        )
-                    tensor = file.get_tensor(name)
-                    goal = torch.float32 if name in float32_names else dtype
-                    tensors[name] = tensor if goal is None else tensor.to(goal)
-        except SafetensorError as error:
-            raise ModelError(
-                f"model {folder}: {shard.name} is truncated or not a safetensors file ({error}). "
-                "Copy it again."
-            ) from error
-    missing = sorted(wanted.keys() - tensors.keys())
-    if missing:
-        raise ModelError(
-            f"model {folder}: {len(missing)} tensors are missing, the first is {missing[0]}. "
-            "Copy all shards, or check config.json."
-        )
-    return tensors
-
-
-def list_shards(folder: Path) -> list[Path]:
-    """List the safetensors files of a folder, those its index names if it has one.
-
-    Raises:
-        ModelError: one is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    shards = [folder / "model.safetensors"]
-    if index.is_file():
-        names: dict[str, Any] = json.loads(index.read_text())["weight_map"]
-        shards = [folder / name for name in sorted(set(names.values()))]
-    for shard in shards:
-        if not shard.is_file():
-            pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
-            hint = "Copy it there."
-            if pickled:
-                hint = f"{pickled[0].name} is a pickle, never loaded: convert it to safetensors."
-            raise ModelError(f"model {folder}: {shard.name} is missing. {hint}")
-    return shards

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from hybridize.core.layout import Layout
+from hybridize.models.folders import save_model
 from hybridize.models.hybrid import HybridForCausalLM
-from hybridize.models.loading import load_model, load_tokenizer, save_model
+from hybridize.models.loading import find_tokenizer, load_model
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,7 +20,7 @@ class Model:
     """How tables and figures call it: `teacher`, `h6`, `merge`."""
     network: HybridForCausalLM
     tokenizer: Any
-    """Its Hugging Face tokenizer."""
+    """Its Hugging Face tokenizer; None for a model without one."""
 
     @property
     def layout(self) -> Layout:
@@ -40,12 +41,19 @@ class Model:
 
 
 def load(
-    model: Path | str, *, name: str = "teacher", dtype: str = "float32", revision: str | None = None
+    model: Path | str,
+    *,
+    name: str = "teacher",
+    dtype: str | None = "float32",
+    revision: str | None = None,
 ) -> Model:
     """Load a teacher or a student from a folder, a hub id, or `shipped` for the shipped teacher.
+
+    A dtype of None keeps the one the tensors are saved in.
 
     Raises:
         ModelError: the folder is incomplete, damaged, unsafe to read, or of an unknown family.
     """
-    network = load_model(model, dtype=getattr(torch, dtype), revision=revision)
-    return Model(name, network, load_tokenizer(model, revision=revision))
+    kept = None if dtype is None else getattr(torch, dtype)
+    network = load_model(model, dtype=kept, revision=revision)
+    return Model(name, network, find_tokenizer(model, revision=revision))

@@ -1,0 +1,94 @@
+"""Tell transformers the names of our models without importing it, or torch, or the models.
+
+`import hybridize` calls `announce`. If transformers' table of configurations is loaded already, a
+stand-in for each name is put there at once; if not, as soon as it is. A stand-in imports
+`hybridize.models` when a model of its name is first asked for.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from hybridize.core.apriel_h1 import MODEL_TYPES
+
+TABLE = "transformers.models.auto.configuration_auto"
+NAMES = ("hybridize", *MODEL_TYPES)
+"""Values of model_type in config.json."""
+
+
+def announce() -> None:
+    """Make AutoConfig and AutoModelForCausalLM load our models, now or once they are imported."""
+    if TABLE in sys.modules:
+        _register(sys.modules[TABLE])
+    elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
+
+
+def _register(table: ModuleType) -> None:
+    known = table.CONFIG_MAPPING
+    for name in NAMES:
+        if name not in known:
+            known.register(name, _stand_in(name))
+
+
+def _stand_in(name: str) -> type:
+    """Make the class that AutoConfig finds under `name`."""
+
+    class StandIn:
+        """Reads a configuration with the class that takes its place."""
+
+        model_type = name
+
+        @classmethod
+        def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+            """Read the values of a config.json."""
+            import_module("hybridize.models")
+            return sys.modules[TABLE].CONFIG_MAPPING[name].from_dict(config_dict, **kwargs)
+
+    return StandIn
+
+
+class _Watch(MetaPathFinder):
+    """Waits for the import of the table, and registers in it when it is loaded."""
+
+    _looking = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Leave finding to the others, and wrap the loader of the one module."""
+        if fullname != TABLE or self._looking:
+            return None
+        self._looking = True
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._looking = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _ThenRegister(spec.loader)
+        return spec
+
+
+class _ThenRegister(Loader):
+    """The loader of the table, which registers our names afterwards."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Make the module as the real loader does."""
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Load the module, and register in it."""
+        self._loader.exec_module(module)
+        _register(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
