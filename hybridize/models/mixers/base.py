@@ -72,6 +72,11 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
 
+def widen(tensor: Tensor) -> Tensor:
+    """Return values in float32, or in float64 if they have that: for decays, steps and norms."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class Identity(Mixer):
     """A mixer that adds nothing to the residual stream, so that the layer keeps only its MLP."""
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError
-from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape
+from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
 from hybridize.ops import causal_conv, ssd
 
 SHORTEST_MEMORY, LONGEST_MEMORY = 4.0, 4096.0
@@ -83,8 +83,8 @@ class Mamba2(Mixer):
         )
         y_BTHP, ssd_state = ssd(
             x_BTE.unflatten(-1, (self.num_heads, self.head_dim)),
-            F.softplus(dt_BTH.float() + self.dt_bias.float()),
-            -torch.exp(self.A_log.float()),
+            F.softplus(widen(dt_BTH) + widen(self.dt_bias)),
+            -torch.exp(widen(self.A_log)),
             B_BTE.unflatten(-1, (self.num_groups, self.state_size)),
             C_BTE.unflatten(-1, (self.num_groups, self.state_size)),
             self.D,
@@ -94,6 +94,10 @@ class Mamba2(Mixer):
         if ctx.cache is not None:
             state.update(conv=conv_state.contiguous(), ssd=ssd_state)
         return self.out_proj(self.norm(y_BTHP.flatten(2), z_BTE))
+
+    def gate_rows(self) -> Tensor:
+        """Return the rows (E, D) that project the gate z; writing to them changes the mixer."""
+        return self.in_proj.weight[: self.inner_size]
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters as if no teacher were given.
@@ -127,7 +131,7 @@ class GroupedNorm(nn.Module):
 
     def forward(self, y_BTE: Tensor, z_BTE: Tensor) -> Tensor:
         """Return the gated, normed channels; the norm is computed in float32."""
-        gated_BTE = y_BTE.float() * F.silu(z_BTE.float())
+        gated_BTE = widen(y_BTE) * F.silu(widen(z_BTE))
         gated_BTGP = gated_BTE.unflatten(-1, (self.num_groups, -1))
         scale_BTG1 = torch.rsqrt(gated_BTGP.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * (gated_BTGP * scale_BTG1).flatten(2).to(y_BTE.dtype)
