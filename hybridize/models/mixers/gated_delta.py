@@ -110,6 +110,10 @@ class GatedDelta(Mixer):
         squared_BTG1 = values_BTGP.square().sum(-1, keepdim=True)
         return values_BTGP * torch.rsqrt(squared_BTG1 + LENGTH_EPS)
 
+    def gate_rows(self) -> Tensor:
+        """Return the rows (E, D) that project the gate z; writing to them changes the mixer."""
+        return self.in_proj_z.weight
+
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters as if no teacher were given.
 
