@@ -18,9 +18,12 @@ from torch import Tensor
 
 from hybridize.core.errors import ModelError
 from hybridize.models.hybrid import HybridForCausalLM
+from hybridize.models.mixers.gated_delta import GatedDelta
 from hybridize.models.mixers.mamba1 import Mamba1
 from hybridize.models.mixers.mamba2 import Mamba2
 
+Gated = GatedDelta | Mamba1 | Mamba2
+"""The mixers that have a gate and an output projection."""
 OPEN_GATE = 2.0
 """Where an open gate's input is held; silu(2) = 1.76, with a slope near 1."""
 RIDGE = 1e-2
@@ -81,7 +84,7 @@ def calibrate(
         wanted_ND = original.mix(input_BTD, ctx)[real_BT]
         before = _measure(mixer(input_BTD, ctx)[real_BT], wanted_ND)
         if gate == "open":
-            mixer.in_proj.weight[: mixer.inner_size] = _fit_constant(input_BTD[real_BT])
+            mixer.gate_rows()[:] = _fit_constant(input_BTD[real_BT])
         features: list[Tensor] = []
         hook = mixer.out_proj.register_forward_pre_hook(
             lambda _, args, kept=features: kept.append(args[0])
@@ -97,16 +100,16 @@ def _list_layers(student: HybridForCausalLM, teacher: HybridForCausalLM) -> list
     return [
         layer
         for layer in student.layout.diff(teacher.layout)
-        if isinstance(getattr(student.model.layers[layer], "mixer", None), Mamba1 | Mamba2)
+        if isinstance(getattr(student.model.layers[layer], "mixer", None), Gated)
     ]
 
 
-def _get_mixer(student: HybridForCausalLM, layer: int) -> Mamba1 | Mamba2:
+def _get_mixer(student: HybridForCausalLM, layer: int) -> Gated:
     mixer = getattr(student.model.layers[layer], "mixer", None)
-    if not isinstance(mixer, Mamba1 | Mamba2):
+    if not isinstance(mixer, Gated):
         raise ModelError(
             f"layer {layer} holds {student.layout.mixers[layer]}, which has no gate to calibrate. "
-            "Only mamba1 and mamba2 are calibrated."
+            "Only gated_delta, mamba1 and mamba2 are calibrated."
         )
     return mixer
 
