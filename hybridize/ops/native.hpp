@@ -56,6 +56,14 @@ template <class T> inline void store(T* to, Vec<T> values) {
 
 template <class T> inline Vec<T> spread(T value) { return Vec<T>{} + value; }
 
+// The first `count` lanes, zeros in the others.
+template <class T> inline Vec<T> keep_first(Vec<T> values, Index count) {
+  typename Vector<T>::Bits lane;
+  for (Index i = 0; i < lanes<T>; ++i) lane[i] = i;
+  const Vec<T> zero = {};
+  return lane < typename std::remove_reference<decltype(lane[0])>::type(count) ? values : zero;
+}
+
 // exp to about one unit in the last place; NaN stays NaN, what underflows is 0.
 template <class T> inline Vec<T> exp(Vec<T> x) {
   using V = Vector<T>;

@@ -4,7 +4,7 @@ A kernel is one file `kernel.cpp` in the operator's folder; with `native.hpp` it
 C++17 compiler, takes about two seconds to build, and is built once per user, compiler and
 processor. Without a compiler nothing breaks: `find_obstacle` says why, and another form runs.
 
-A kernel exports `<name>_float` and `<name>_double`, each a function of one pointer to a struct whose
+A kernel exports `<name>_float` and `<name>_double`, functions of one pointer to a struct whose
 members are all eight bytes wide: pointers and whole numbers.
 """
 

@@ -9,6 +9,12 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "compiled": Form(
+        place="hybridize.ops.ssd.compiled:ssd_compiled",
+        devices=("cpu",),
+        obstacle="hybridize.ops.ssd.compiled:find_obstacle",
+        speedup=3,
+    ),
     "chunked": Form(place="hybridize.ops.ssd.chunked:ssd_chunked", speedup=10, short=4),
     "reference": Form(place="hybridize.ops.ssd.reference:ssd_reference"),
 }
