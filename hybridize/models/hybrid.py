@@ -152,6 +152,7 @@ class HybridModel(nn.Module):
         self.norm = family.norm(width, eps=teacher.rms_norm_eps)
         self.rotary_emb = family.rotary(config=teacher)
         self.multipliers = family.get_multipliers(teacher)
+        self.rope_switch = family.get_rope_switch(teacher)
 
     def scale_embedding(self, embedded_BTD: Tensor) -> Tensor:
         """Return the residual stream before the first layer."""
@@ -329,6 +330,17 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             model_kwargs["past_key_values"] = self.make_cache()
         prepare: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
         return prepare(generation_config, model_kwargs, *args)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: HybridCache | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Fill the cache afresh where the family's positions switch; see `Family`."""
+        switch, seen = self.model.rope_switch, getattr(past_key_values, "num_tokens", 0)
+        if switch is not None and 0 < seen <= switch < input_ids.shape[1]:
+            past_key_values = None
+            kwargs["next_sequence_length"] = None
+        prepare: Any = super().prepare_inputs_for_generation
+        return prepare(input_ids, past_key_values=past_key_values, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Mixer):

@@ -45,6 +45,10 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-yarn": ("qwen2", {"tie_word_embeddings": True} | rope("yarn", **SCALED)),
     "qwen3-wide-heads": ("qwen3", {"head_dim": 16}),
     "smollm3-untied-yarn": ("smollm3", {"tie_word_embeddings": False} | rope("yarn", **SCALED)),
+    "phi3-switch": (
+        "phi3",
+        {"original_max_position_embeddings": 28} | rope("longrope", **FACTORS),
+    ),
     "phi3-longrope": (
         "phi3",
         {"original_max_position_embeddings": 64} | rope("longrope", **FACTORS),

@@ -46,6 +46,11 @@ class Multipliers:
     """Divides the logits."""
 
 
+def get_no_switch(config: PreTrainedConfig) -> int | None:
+    """Answer for a family whose earlier positions stay as they were."""
+    return None
+
+
 def get_no_multipliers(config: PreTrainedConfig) -> Multipliers:
     """Answer for a family that scales nothing."""
     return Multipliers()
@@ -72,5 +77,7 @@ class Family:
     """Which norms a layer has, and where."""
     get_window: Callable[[PreTrainedConfig, int], int | None] = get_no_window
     """Sliding window of a layer, in tokens; None where attention sees everything."""
+    get_rope_switch: Callable[[PreTrainedConfig], int | None] = get_no_switch
+    """Tokens beyond which all positions turn differently, so that a cache is filled afresh."""
     get_multipliers: Callable[[PreTrainedConfig], Multipliers] = get_no_multipliers
     """What the configuration scales."""

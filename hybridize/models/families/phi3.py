@@ -18,4 +18,5 @@ PHI3 = Family(
     norm=Phi3RMSNorm,
     rotary=Phi3RotaryEmbedding,
     get_window=get_model_window,
+    get_rope_switch=lambda config: config.original_max_position_embeddings,
 )
