@@ -153,7 +153,7 @@ class ModelShape:
         """Count FLOPs of one token's forward pass with `context` tokens visible to attention.
 
         Two FLOPs a weight used in a matrix product; attention adds 4 x context x query width,
-        an SSM 6 a state value. Pass half the sequence length for the mean over a sequence.
+        an SSM 6 or 8 a state value. Pass half the sequence length for the mean over a sequence.
         """
         layout = layout or self.layout()
         dense = self.hidden_size * (self.vocab_size + 3 * self.ffn_size * self.num_layers)
@@ -163,7 +163,7 @@ class ModelShape:
             visible = self._visible(counts, kind, layer)
             seen = context if visible is None else min(context, visible)
             scores = 4 * seen * self.query_size if counts.cached_per_token else 0
-            mixing += 2 * counts.parameters + scores + 6 * counts.float32_state
+            mixing += 2 * counts.parameters + scores + counts.flops_per_state * counts.float32_state
         return float(2 * dense + mixing)
 
     def saved_values(self, layout: Layout | None = None, options: Options | None = None) -> int:
@@ -211,6 +211,8 @@ class MixerCounts:
     cached_per_token: int = 0
     conv_state: int = 0
     float32_state: int = 0
+    flops_per_state: int = 6
+    """Of one token, for each value of the state."""
     counters: int = 0
     visible: int | None = None
     """Tokens a token sees at most, itself included, where keys are cached; None is all."""
@@ -269,6 +271,27 @@ def _mamba1(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     )
 
 
+def _gated_delta(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
+    """Count the Gated DeltaNet of Qwen3.5: qkv, z and two numbers a head; one norm for all heads.
+
+    A state value takes 8 FLOPs: decay, look-up, write and read.
+    """
+    key, inner = shape.query_size, shape.query_size * int(options.get("expand", 1))
+    heads = shape.num_heads * int(options.get("expand", 1))
+    width, bias = int(options.get("conv_width", 4)), int(bool(options.get("conv_bias", False)))
+    conv = 2 * key + inner
+    in_proj = shape.hidden_size * (conv + inner + 2 * heads)
+    per_head = 2 * heads  # dt bias, A
+    out_proj = inner * shape.hidden_size
+    return MixerCounts(
+        parameters=in_proj + conv * (width + bias) + per_head + shape.head_dim + out_proj,
+        saved_per_token=15 * (conv + inner),
+        conv_state=conv * (width - 1),
+        float32_state=inner * shape.head_dim,
+        flops_per_state=8,
+    )
+
+
 def _identity(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     return MixerCounts(parameters=0)
 
@@ -278,6 +301,7 @@ MIXER_COUNTS = {
     "sliding": _sliding,
     "mamba2": _mamba2,
     "mamba1": _mamba1,
+    "gated_delta": _gated_delta,
     "identity": _identity,
 }
 

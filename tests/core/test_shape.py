@@ -73,6 +73,8 @@ MIXERS = [
     ("mamba2", {}),
     ("mamba2", {"expand": 2, "state_size": 4, "conv_width": 3}),
     ("mamba1", {"state_size": 8}),
+    ("gated_delta", {}),
+    ("gated_delta", {"expand": 2, "conv_width": 3, "conv_bias": True}),
     ("sliding", {"window": 7, "sinks": 2}),
     ("sliding", {"window": 100}),
     ("identity", {}),

@@ -17,6 +17,8 @@ EXACT = 1e-5
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2": ("mamba2", {}),
     "mamba2-expand2": ("mamba2", {"expand": 2}),
+    "gated_delta": ("gated_delta", {}),
+    "gated_delta-biased": ("gated_delta", {"expand": 2, "conv_bias": True, "conv_width": 3}),
     "mamba1-aligned": ("mamba1", {"state_size": 4}),
     "mamba1-published": ("mamba1", {"state_size": 4, "repeat": "state", "dt_bias": "twice"}),
     "identity": ("identity", {}),
