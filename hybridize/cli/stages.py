@@ -24,6 +24,8 @@ from hybridize.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hybridize.core.recipe import Recipe
 
 TokensOption = Annotated[str, typer.Option(metavar="N", help="Budget in tokens, e.g. 300M.")]
@@ -96,11 +98,20 @@ def convert(
     layout: Annotated[
         str | None, typer.Option(metavar="STRIP", help="Whole layout instead, e.g. AAAMMAAM.")
     ] = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Largest file to write, e.g. 2GiB; 5 GB by default."),
+    ] = None,
     teacher: TeacherOption = "shipped",
     recipe: RecipeOption = None,
     overrides: SetOption = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Replace the attention of some layers by the mixer of the recipe."""
+    """Replace the attention of some layers by the mixer of the recipe.
+
+    Weights go from folder to folder tensor by tensor, so that no model need fit into memory; where
+    the recipe calibrates its mixers, both models are loaded. A model that is attention throughout
+    is its own teacher, if none is named.
+    """
     from hybridize import api
     from hybridize.core.errors import RecipeError
     from hybridize.core.layout import Layout
@@ -108,26 +119,43 @@ def convert(
     loaded = _settings(teacher, recipe, overrides)
     if (layers is None) == (layout is None):
         raise RecipeError("convert: say what to convert, by either --layers or --layout.")
-    before = api.load_model(model)
-    source = before if model == teacher else api.load_teacher(teacher)
-    mixer = loaded.mixer
-    wanted = (
-        Layout.parse(layout)
-        if layout
-        else before.layout.convert(_read_layers(str(layers)), to=mixer.kind)
+    before, mixer = api.read_layout(model), loaded.mixer
+    if teacher == "shipped" and not before.converted:
+        teacher = model
+    after = (
+        Layout.parse(layout) if layout else before.convert(_read_layers(str(layers)), to=mixer.kind)
     )
-    after = api.convert(
-        before,
-        wanted,
-        source=source,
-        init=mixer.init,
-        options=mixer.options,
-        seed=loaded.seed,
-        out=out,
-    )
-    after.save(out)
-    say(f"before  {before.layout}\nafter   {after.layout}")
+    settings = {"init": mixer.init, "options": mixer.options, "seed": loaded.seed}
+    if mixer.calibrate:
+        start, source = api.load_model(model), api.load_teacher(teacher)
+        train, _ = _sources(loaded, start.tokenizer)
+        student = api.convert(start, after, source=source, calibrate_on=train, **settings)
+        student.save(out)
+    else:
+        api.convert_folder(
+            *(model, after, out),
+            source=teacher,
+            settings=settings,
+            shard_size=shard_size or api.SHARD_BYTES,
+            progress=_show_bytes(),
+        )
+    say(f"before  {before}\nafter   {after}")
     show(str(out))
+
+
+def _show_bytes() -> "Callable[[int, int], None]":
+    """Return what says how far a long conversion has come, each ten percent of it."""
+    from hybridize.core.quantities import short_bytes
+
+    said = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if total > 2**30 and done * 10 // total > said:
+            said = done * 10 // total
+            say(f"written {said * 10}% of {short_bytes(total)}")
+
+    return progress
 
 
 def distill(

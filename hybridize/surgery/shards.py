@@ -6,7 +6,7 @@ page by page, so tensors are read where they lie and written where they belong, 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,18 +15,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from hybridize.core.apriel_h1 import Rows
 from hybridize.core.errors import ModelError
+from hybridize.models.folders import Contents
+from hybridize.models.loading import DTYPES
 from hybridize.surgery.nodes import Shape
 
-DTYPES = {
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F64": torch.float64,
-}
-"""Name in a header -> dtype, of what weights may be stored in."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_LONGEST_HEADER = 100_000_000
 _BLOCK = 2**24
 """Bytes that are copied at once from file to file."""
 
@@ -47,58 +42,44 @@ class Place:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def find_tensors(shards: Iterable[Path]) -> dict[str, Place]:
-    """Read the headers of some files: tensor -> its place; of tensors of other dtypes, none.
-
-    Raises:
-        ModelError: a file is truncated, or its header is not that of a safetensors file.
-    """
-    places: dict[str, Place] = {}
-    for shard in shards:
-        try:
-            places |= _read_header(shard)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"model {shard.parent}: {shard.name} is truncated or not a safetensors file "
-                f"({error}). Copy it again."
-            ) from error
-    return places
-
-
-def _read_header(shard: Path) -> dict[str, Place]:
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(_LONGEST_HEADER, size - 8):
-            raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = json.loads(file.read(length))
+def list_places(contents: Contents, rows: Mapping[str, Rows]) -> dict[str, Place]:
+    """Map tensors of a model, each some rows of a tensor in its files, to where they are stored."""
     places = {}
-    for name, entry in header.items():
-        if name == "__metadata__" or entry["dtype"] not in DTYPES:
-            continue
-        begin, end = entry["data_offsets"]
-        start, shape = 8 + length + begin, tuple(entry["shape"])
-        place = Place(shard, DTYPES[entry["dtype"]], shape, start)
-        if min(begin, *shape, 0) < 0 or end - begin != place.num_bytes or start < 8 + length:
-            raise ValueError(f"{name} of shape {shape} does not fit bytes {begin} to {end}")
-        if start + place.num_bytes > size:
-            raise ValueError(f"{name} ends at byte {start + place.num_bytes} of {size}")
-        places[name] = place
+    for name, part in rows.items():
+        whole = contents.tensors[part.name]
+        width = (whole.stop - whole.start) // max(1, whole.shape[0]) if whole.shape else 0
+        shape = (part.stop - part.start, *whole.shape[1:]) if whole.shape else ()
+        start = whole.start + part.start * width
+        places[name] = Place(whole.file, DTYPES[whole.dtype], shape, start)
     return places
 
 
-def read_tensor(place: Place) -> Tensor:
+def read_tensor(name: str, place: Place) -> Tensor:
     """Read the values of one tensor into memory of its own.
 
     Raises:
-        ModelError: the file has become shorter since its header was read.
+        ModelError: they are not finite, or the file has become shorter since its header was read.
     """
     tensor = torch.empty(place.shape, dtype=place.dtype)
     if tensor.numel():
         with place.file.open("rb", buffering=0) as file:
             file.seek(place.start)
             _fill(file, _bytes_of(tensor), place.file)
+    check_finite(tensor, name, place)
     return tensor
+
+
+def check_finite(values: Tensor, name: str, place: Place) -> None:
+    """Refuse weights that are not finite, as loading a model does.
+
+    Raises:
+        ModelError: some are not.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError(
+            f"model {place.file.parent}: {name} holds values that are not finite. "
+            "Take an earlier checkpoint of the training that made it."
+        )
 
 
 class ShardWriter:
@@ -131,15 +112,21 @@ class ShardWriter:
         _write(self._file, _bytes_of(tensor.contiguous()))
 
     def copy(self, name: str, place: Place) -> None:
-        """Copy the values of a stored tensor as they are."""
-        block = memoryview(bytearray(min(_BLOCK, place.num_bytes)))
+        """Copy the values of a stored tensor as they are.
+
+        Raises:
+            ModelError: they are not finite, or the file has become shorter.
+        """
+        width = place.dtype.itemsize
+        values = torch.empty(min(_BLOCK, place.num_bytes) // width, dtype=place.dtype)
         self._file.seek(self._starts[name])
         with place.file.open("rb", buffering=0) as source:
             source.seek(place.start)
             for begin in range(0, place.num_bytes, _BLOCK):
-                part = block[: min(_BLOCK, place.num_bytes - begin)]
-                _fill(source, part, place.file)
-                _write(self._file, part)
+                part = values[: min(_BLOCK, place.num_bytes - begin) // width]
+                _fill(source, _bytes_of(part), place.file)
+                check_finite(part, name, place)
+                _write(self._file, _bytes_of(part))
 
     def __enter__(self) -> "ShardWriter":
         return self

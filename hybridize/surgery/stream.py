@@ -6,8 +6,7 @@ The largest thing in memory is one mixer as it is drawn, or one tensor.
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -17,16 +16,17 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from hybridize.core.artifacts import write_json
-from hybridize.core.errors import MachineError, ModelError
 from hybridize.core.layout import Layout
-from hybridize.core.quantities import short_bytes
+from hybridize.core.model_files import INDEX
+from hybridize.core.whole_folder import whole_folder
+from hybridize.models.folders import build_outline, find_folder, read_contents
 from hybridize.models.hybrid import HybridForCausalLM
-from hybridize.models.loading import find_folder, list_shards, load_outline
+from hybridize.models.loading import find_tensors
 from hybridize.models.mixers import Mixer
 from hybridize.surgery.apply import draw_mixer, list_float32, prepare
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.surgery.nodes import Copy, Fetch, Shape
-from hybridize.surgery.shards import Place, ShardWriter, find_tensors, read_tensor
+from hybridize.surgery.shards import Place, ShardWriter, list_places, read_tensor
 from hybridize.surgery.weight_map import WeightMap
 
 SHARD_BYTES = 5_000_000_000
@@ -79,11 +79,8 @@ def convert_folder(
         return draw(name) if origin == "init" else origins[origin].read(name)
 
     stored = _list_stored(student, before.config.dtype)
-    _check_room(out, sum(_count_bytes(entry) for entry in stored.values()))
-    with _whole_folder(out) as fresh:
+    with whole_folder(out, needed_bytes=sum(map(_count_bytes, stored.values()))) as fresh:
         _write_tensors(fresh, weights, stored, origins, fetch, shard_bytes, progress)
-        student.config.architectures = [type(student).__name__]
-        student.config.save_pretrained(fresh)
         if (folder / "generation_config.json").is_file():
             student.generation_config = GenerationConfig.from_pretrained(folder)
         student.generation_config.save_pretrained(fresh)
@@ -91,6 +88,8 @@ def convert_folder(
             for file in folder.glob(pattern):
                 shutil.copyfile(file, fresh / file.name)
         write_json(fresh / "weight_map.json", weights.to_json())
+        student.config.architectures = [type(student).__name__]
+        student.config.save_pretrained(fresh)
     return weights
 
 
@@ -98,34 +97,24 @@ class _Stored:
     """A model in a folder: its names and shapes, and its tensors one by one."""
 
     def __init__(self, folder: Path, dtype: torch.dtype | None) -> None:
-        self.model, self.dtype = load_outline(folder), dtype
+        contents = read_contents(folder)
+        self.model, self.dtype = build_outline(contents), dtype
+        self.made, rows = find_tensors(contents, self.model)
+        self.places = list_places(contents, rows)
         self.small = list_float32(self.model)
-        self.places = find_tensors(list_shards(folder))
-        wanted = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        if self.model.config.tie_word_embeddings:
-            wanted.pop("lm_head.weight", None)
-        missing = sorted(wanted.keys() - self.places.keys())
-        if missing:
-            raise ModelError(
-                f"model {folder}: {len(missing)} tensors are missing, the first is {missing[0]}. "
-                "Copy all shards, or check config.json."
-            )
-        for name, shape in wanted.items():
-            if self.places[name].shape != shape:
-                raise ModelError(
-                    f"model {folder}: {name} has shape {self.places[name].shape}, but config.json "
-                    f"asks for {shape}. The weights and config.json belong to different models."
-                )
         self.model.config.dtype = self._dtype_of("model.embed_tokens.weight")
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as loading the model would."""
-        return read_tensor(self.places[name]).to(self._dtype_of(name))
+        if name in self.made:
+            return self.made[name]
+        return read_tensor(name, self.places[name]).to(self._dtype_of(name))
 
     def find(self, name: str, dtype: torch.dtype) -> Place | None:
         """Return where a tensor is stored if it need not change to be of this dtype."""
-        place = self.places[name]
-        return place if place.dtype == self._dtype_of(name) == dtype else None
+        place = self.places.get(name)
+        same = place is not None and place.dtype == self._dtype_of(name) == dtype
+        return place if same else None
 
     def _dtype_of(self, name: str) -> torch.dtype:
         if name in self.small:
@@ -171,39 +160,6 @@ def _count_bytes(entry: tuple[torch.dtype, Shape]) -> int:
     return entry[0].itemsize * prod(entry[1])
 
 
-def _check_room(out: Path, needed: int) -> None:
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise MachineError(
-            f"{out}: the student takes {short_bytes(needed)}, but {short_bytes(free)} are free on "
-            "the disk. Make room or choose another --out."
-        )
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder beside to write to, which takes the place of `folder` once all went well."""
-    fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("writing", "replaced"))
-    try:
-        for leftover in (fresh, stale):
-            shutil.rmtree(leftover, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        yield fresh
-        if folder.exists():
-            folder.rename(stale)
-        fresh.rename(folder)
-    except OSError as error:
-        raise MachineError(
-            f"{folder} could not be written ({error.strerror}). Make room or choose another --out."
-        ) from error
-    finally:
-        for leftover in (fresh, stale):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _write_tensors(
     folder: Path,
     weights: WeightMap,
@@ -236,4 +192,4 @@ def _write_tensors(
                     progress(done, total)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / INDEX, index)

@@ -1,0 +1,166 @@
+"""Converting folder to folder: the bytes of the long way round, in the memory of a file."""
+
+import filecmp
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hybridize.core.errors import MachineError, ModelError
+from hybridize.models import load_model, save_model
+from hybridize.models.loading import load_outline
+from hybridize.surgery import convert
+from hybridize.surgery.fresh import FreshSettings
+from hybridize.surgery.stream import convert_folder
+from tests.test_architecture import ROOT
+from tests.tiny import as_student, tiny_teacher
+
+CASES = [
+    ("llama", torch.float32, False, "mamba2", {"expand": 2}),
+    ("qwen3", torch.bfloat16, True, "mamba2", {}),
+    ("mistral", torch.bfloat16, False, "mamba1", {"state_size": 4}),
+    ("qwen2", torch.float16, False, "identity", {}),
+]
+
+
+def write_teacher(folder: Path, family: str = "llama", dtype=torch.float32, **changes) -> Path:
+    return save_model(as_student(tiny_teacher(family, **changes)).to(dtype), None, folder)
+
+
+def same_files(left: Path, right: Path) -> bool:
+    names = {path.name for path in left.iterdir()}
+    found = {path.name for path in right.iterdir()} - {"weight_map.json"}
+    return names == found and all(filecmp.cmp(left / n, right / n, shallow=False) for n in names)
+
+
+@pytest.mark.parametrize(("family", "dtype", "tied", "kind", "options"), CASES, ids=str)
+def test_a_folder_gets_the_bytes_of_loading_converting_and_saving(
+    family, dtype, tied, kind, options, tmp_path
+):
+    folder = write_teacher(tmp_path / "t", family, dtype, tie_word_embeddings=tied)
+    model = load_model(folder)
+    layout = model.layout.convert([1, 2], to=kind)
+    save_model(convert(model, layout, options=options, seed=3), None, tmp_path / "whole")
+    settings = FreshSettings(options=options, seed=3)
+    convert_folder(folder, layout, settings, tmp_path / "streamed")
+    assert same_files(tmp_path / "whole", tmp_path / "streamed")
+
+
+def test_a_student_goes_on_with_what_it_learned_and_the_attention_of_its_teacher(tmp_path):
+    teacher = write_teacher(tmp_path / "t")
+    first = load_model(teacher)
+    student = convert(first, first.layout.convert([2], to="mamba2"), seed=1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(1.5)
+    save_model(student, None, tmp_path / "h1")
+    layout = student.layout.convert([0], to="mamba2")
+    whole = convert(load_model(tmp_path / "h1"), layout, source=first, seed=9)
+    save_model(whole, None, tmp_path / "whole")
+    convert_folder(tmp_path / "h1", layout, FreshSettings(seed=9), tmp_path / "h2", source=teacher)
+    assert same_files(tmp_path / "whole", tmp_path / "h2")
+    with pytest.raises(ModelError, match="layer 2 of the source holds mamba2"):
+        back = student.layout.convert([2], to="attention")
+        convert_folder(tmp_path / "h1", back, FreshSettings(), tmp_path / "x")
+
+
+def test_a_dtype_can_be_chosen(tmp_path):
+    folder = write_teacher(tmp_path / "t")
+    model = load_model(folder, dtype=torch.bfloat16)
+    layout = model.layout.convert([1], to="mamba2")
+    save_model(convert(model, layout), None, tmp_path / "whole")
+    convert_folder(folder, layout, FreshSettings(), tmp_path / "half", dtype=torch.bfloat16)
+    assert same_files(tmp_path / "whole", tmp_path / "half")
+
+
+def test_files_are_as_small_as_asked_for_and_load_as_one_model(tmp_path):
+    folder = write_teacher(tmp_path / "t", vocab=256)
+    model = load_model(folder)
+    layout = model.layout.convert([0, 3], to="mamba2")
+    told = []
+    convert_folder(
+        *(folder, layout, FreshSettings(seed=5), tmp_path / "small"),
+        shard_bytes=32_768,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    sizes = [path.stat().st_size for path in (tmp_path / "small").glob("*.safetensors")]
+    assert len(sizes) > 3 and max(sizes) < 32_768 + 2_000
+    assert told[-1][0] == told[-1][1] and len(told) > 20
+    # Read again, and once more through many small files of input.
+    found = load_model(tmp_path / "small").state_dict()
+    for name, tensor in convert(model, layout, seed=5).state_dict().items():
+        assert torch.equal(tensor, found[name]), name
+    convert_folder(tmp_path / "small", layout, FreshSettings(), tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in found.items())
+
+
+def test_a_folder_can_be_replaced_by_its_own_student(tmp_path):
+    folder = write_teacher(tmp_path / "m")
+    layout = load_model(folder).layout.convert([1], to="mamba2")
+    convert_folder(folder, layout, FreshSettings(), folder)
+    assert load_model(folder).layout == layout
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_stops_midway_leaves_the_old_folder_and_nothing_else(tmp_path):
+    folder = write_teacher(tmp_path / "t")
+    layout = load_model(folder).layout.convert([1], to="mamba2")
+    before = write_teacher(tmp_path / "out", seed=4)
+    kept = {path.name: path.read_bytes() for path in before.iterdir()}
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert_folder(folder, layout, FreshSettings(), before, progress=stop)
+    assert {path.name: path.read_bytes() for path in before.iterdir()} == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t"]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    folder = write_teacher(tmp_path / "t")
+    layout = load_model(folder).layout.convert([1], to="mamba2")
+    free = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("shutil.disk_usage", lambda place: free)
+    with pytest.raises(MachineError, match=r"1000 B .*Make room"):
+        convert_folder(folder, layout, FreshSettings(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [("truncated", "model.safetensors"), ("missing", "model.norm.weight"), ("shape", "shape")],
+)
+def test_a_damaged_folder_is_refused_before_anything_is_written(damage, told, tmp_path):
+    folder = write_teacher(tmp_path / "t")
+    layout = load_model(folder).layout.convert([1], to="mamba2")
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    if damage == "missing":
+        tensors.pop("model.norm.weight")
+        save_file(tensors, weights)
+    if damage == "shape":
+        tensors["model.norm.weight"] = torch.ones(3)
+        save_file(tensors, weights)
+    with pytest.raises(ModelError, match=told):
+        convert_folder(folder, layout, FreshSettings(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_stays_below_the_bound(tmp_path, monkeypatch):
+    """In a process of its own: 1.5 x (largest file in + largest file out) + 500 MB."""
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / "surgery.py"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    layers = benchmark["make_teacher"](teacher, 0.3, 0.03)
+    cost = benchmark["convert"](teacher, out, layers, 0.03)
+    sizes = benchmark["file_sizes"](teacher)
+    assert sum(sizes) > 250e6 and len(sizes) > 8
+    assert cost.peak_bytes < benchmark["bound"](teacher, out), cost
+    assert load_outline(out).layout.converted == tuple(range(1, layers, 2))
