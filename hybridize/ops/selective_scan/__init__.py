@@ -9,6 +9,12 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "compiled": Form(
+        place="hybridize.ops.selective_scan.compiled:selective_scan_compiled",
+        devices=("cpu",),
+        obstacle="hybridize.ops.selective_scan.compiled:find_obstacle",
+        speedup=7,
+    ),
     "chunked": Form(
         place="hybridize.ops.selective_scan.chunked:selective_scan_chunked", speedup=10, short=16
     ),

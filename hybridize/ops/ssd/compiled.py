@@ -55,7 +55,7 @@ class _Ssd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, segments_BT, state_BHPN = inputs
+        x_BTHP, *_, state_BHPN = inputs
         assert x_BTHP is not None and state_BHPN is not None
         y_BTHP, last_BHPN = x_BTHP.new_empty(x_BTHP.shape), x_BTHP.new_empty(state_BHPN.shape)
         ctx.save_for_backward(*inputs)
