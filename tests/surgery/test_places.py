@@ -93,6 +93,7 @@ def test_gated_delta_convolves_what_attention_projects(case: str) -> None:
     assert_close(v, share(wanted["v"]), 1e-5)
     assert_projected(q, wanted["q"], case)
     assert_projected(k.unflatten(-1, (-1, 2, WIDTH))[..., 0, :].flatten(2), wanted["k"], case)
+    assert_close(mixer.out_proj.weight, attention.o_proj.weight, 0)
 
 
 def test_mamba1_with_biases_reads_what_attention_projects(case: str) -> None:
