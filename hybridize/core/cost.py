@@ -8,10 +8,6 @@ from hybridize.core.recipe import Recipe
 from hybridize.core.sections import ReplaceOne, Stage, Training
 from hybridize.core.shape import ModelShape
 
-FLOPS_PER_SECOND = 1.2e11
-"""What two processor cores sustain: 4 to 5 thousand tokens a second, as measured in distilling the
-shipped teacher (12 layers of width 128), at 27 MFLOP a token. An accelerator sustains far more:
-give `check --flops-per-second` its speed."""
 STATE_BYTES = 12
 """Bytes a trained weight takes beside itself: float32 gradient and both moments of AdamW."""
 _BYTES = {"float32": 4, "bfloat16": 2}

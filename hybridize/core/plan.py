@@ -1,13 +1,16 @@
 """Plan: layouts and budgets of all stages, decided before training, with what they will cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from hybridize.core.artifacts import plain
-from hybridize.core.cost import FLOPS_PER_SECOND, flops_of, ranking_flops, stage_bytes
+from hybridize.core.budget import list_machine
+from hybridize.core.cost import flops_of, ranking_flops, stage_bytes
 from hybridize.core.errors import RunError
 from hybridize.core.layout import Layout
+from hybridize.core.machine import Speed, plan_speed
+from hybridize.core.memory import Memory, plan_memory
 from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
 from hybridize.core.shape import ModelShape
@@ -45,7 +48,10 @@ class StagePlan:
     ranking_flops: float = 0.0
     """FLOPs of the measurement that chooses its layers."""
     memory_bytes: int = 0
-    """Bytes of training: both models, gradients, optimiser and activations."""
+    """Bytes of training: both models, gradients, optimiser and activations; where a machine is
+    given, those of one GPU with layers computed again in the backward pass."""
+    memory: Memory | None = None
+    """What takes them on one GPU; None where no machine is given."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -68,6 +74,10 @@ class Plan:
     """Budget of fine-tuning."""
     sft_flops: float = 0.0
     """FLOPs of fine-tuning."""
+    sft_memory: Memory | None = None
+    """What fine-tuning takes on one GPU; None where no machine is given."""
+    speed: Speed = field(default_factory=Speed)
+    """How fast the machine is."""
 
     @property
     def tokens(self) -> int:
@@ -123,8 +133,13 @@ class Plan:
         stages = tuple(decided if entry.name == name else entry for entry in self.stages)
         return replace(self, stages=stages)
 
-    def text(self, flops_per_second: float = FLOPS_PER_SECOND) -> str:
-        """Print the plan: the teacher, a row a stage, and the sum; times include the ranking."""
+    def text(self, flops_per_second: float | None = None) -> str:
+        """Print the plan: the teacher, a row a stage, and the sum; times include the ranking.
+
+        Args:
+            flops_per_second: by default that of the plan's machine.
+        """
+        flops_per_second = flops_per_second or self.speed.flops_per_second
         rows = [HEADER, self._teacher_row()]
         rows += [_row(stage, flops_per_second) for stage in self.stages]
         if self.sft_tokens:
@@ -142,7 +157,7 @@ class Plan:
             f"{short_flops(flops_per_second)}"
         )
         cache = f"cache: one sequence of {self.sequence_length} tokens, bfloat16 (states float32)"
-        return "\n".join([*lines, total, cache])
+        return "\n".join([*lines, total, cache, *list_machine(self)])
 
     def _teacher_row(self) -> tuple[str, ...]:
         layout = self.teacher.layout()
@@ -169,11 +184,22 @@ class Plan:
         """
         try:
             stages = tuple(
-                StagePlan(**{**entry, "layers": _tuple(entry["layers"])})
+                StagePlan(
+                    **{
+                        **entry,
+                        "layers": _tuple(entry["layers"]),
+                        "memory": _memory(entry.get("memory")),
+                    }
+                )
                 for entry in value["stages"]
             )
-            shape = ModelShape.from_json(value["teacher"])
-            return cls(**{**value, "stages": stages, "teacher": shape})
+            read = {
+                "stages": stages,
+                "teacher": ModelShape.from_json(value["teacher"]),
+                "sft_memory": _memory(value.get("sft_memory")),
+                "speed": Speed(**value.get("speed", {})),
+            }
+            return cls(**{**value, **read})
         except (KeyError, TypeError) as error:
             raise RunError(f"not a plan file ({error}). Make it again with `plan`.") from error
 
@@ -211,6 +237,8 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
             f"Set data.sequence_length to at most {shape.max_positions}.",
         )
     forward = flops_of(recipe, shape, 0)
+    speed = plan_speed(recipe)
+    gpus = speed.gpus
     stages = []
     for stage in recipe.stages:
         if stage.converted > shape.num_layers:
@@ -221,6 +249,7 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
                 "teacher.model.",
             )
         layout = shape.layout().convert(range(stage.converted), to=recipe.mixer.kind)
+        memory = plan_memory(recipe, shape, stage, stage.converted, gpus) if gpus else None
         stages.append(
             StagePlan(
                 name=stage.name,
@@ -232,14 +261,16 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
                 cache_bytes=shape.cache_bytes(layout, length, options=options),
                 flops=stage.tokens * (3 * flops_of(recipe, shape, stage.converted) + forward),
                 ranking_flops=ranking_flops(recipe, shape, stage),
-                memory_bytes=stage_bytes(recipe, shape, stage),
+                memory_bytes=round(memory.total) if memory else stage_bytes(recipe, shape, stage),
+                memory=memory,
             )
         )
     sft = recipe.sft
-    sft_flops = 0.0
+    sft_flops, sft_memory = 0.0, None
     if sft:
         begun = 0 if sft.start_from == "teacher" else recipe.stage(str(sft.start_from)).converted
         sft_flops = 3 * sft.tokens * flops_of(recipe, shape, begun)
+        sft_memory = plan_memory(recipe, shape, sft, begun, gpus) if gpus else None
     return Plan(
         name=recipe.name,
         teacher=shape,
@@ -249,7 +280,13 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
         stages=tuple(stages),
         sft_tokens=sft.tokens if sft else 0,
         sft_flops=sft_flops,
+        sft_memory=sft_memory,
+        speed=speed,
     )
+
+
+def _memory(value: Mapping[str, float] | None) -> Memory | None:
+    return None if value is None else Memory(**value)
 
 
 def _tuple(value: Sequence[int] | None) -> tuple[int, ...] | None:

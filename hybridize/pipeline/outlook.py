@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridize.core.cost import FLOPS_PER_SECOND, activation_bytes, weight_bytes
+from hybridize.core.budget import tell_cost
+from hybridize.core.cost import activation_bytes, weight_bytes
 from hybridize.core.layout import LETTERS, Layout
+from hybridize.core.memory import Memory
 from hybridize.core.plan import Plan, StagePlan
 from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
@@ -120,20 +122,21 @@ class Outlook:
         elif new:
             lines += self._layer_text(stage, weights, new[0])
         lines += _align("train", _train_table(self.students[stage.name], section.train))
-        lines += self._cost_text(section, stage.name, stage.tokens, stage.flops, stage.converted)
+        lines += _align("memory", [_tell_memory(stage.memory) or self._tell_bytes(stage.name)])
+        lines += _align("time", [self._tell_time(stage.tokens, stage.flops)])
         if stage.ranking_flops:
-            seconds = short_seconds(stage.ranking_flops / FLOPS_PER_SECOND)
+            seconds = short_seconds(stage.ranking_flops / self.plan.speed.flops_per_second)
             lines += _align("", [f"and about {seconds} of ranking before it"])
         return "\n".join(lines)
 
     def _sft_text(self, start: str) -> str:
         section, plan = self.recipe.sft, self.plan
         assert section is not None
-        converted = 0 if start == "teacher" else plan.stage(start).converted
         lines = [
             f"sft: fine-tuning of {start}, {short_count(section.tokens)} tokens",
             *_align("train", _train_table(self.students[start], section.train)),
-            *self._cost_text(section, start, section.tokens, plan.sft_flops, converted),
+            *_align("memory", [_tell_memory(plan.sft_memory) or self._tell_bytes("sft")]),
+            *_align("time", [self._tell_time(section.tokens, plan.sft_flops)]),
         ]
         return "\n".join(lines)
 
@@ -181,24 +184,44 @@ class Outlook:
             lines.append(f"then gates and output projections are fitted on {amount} tokens")
         return _align("one layer", lines)
 
-    def _cost_text(
-        self, section: Training, student: str, tokens: int, flops: float, converted: int
-    ) -> list[str]:
+    def _tell_bytes(self, name: str) -> str:
+        """Say what training a stage, or sft, takes in one process, the trained weights counted."""
         recipe, shape = self.recipe, self.plan.teacher
+        section = recipe.sft if name == "sft" else recipe.stage(name)
+        assert section is not None
+        student = str(recipe.sft.start_from) if name == "sft" and recipe.sft else name
+        converted = 0 if student == "teacher" else self.plan.stage(student).converted
         chosen = choose_parameters(self.students[student], section.train).values()
         trained = sum(parameter.numel() for parameter in chosen)
         weights = weight_bytes(recipe, shape, converted, trained)
         activations = activation_bytes(recipe, shape, section, converted)
-        speed = short_count(FLOPS_PER_SECOND * tokens / flops)
-        memory = (
+        return (
             f"{short_bytes(weights)} of weights, gradients and optimiser, about "
             f"{short_bytes(activations)} of activations; Python and torch come on top"
         )
-        time = (
-            f"about {short_seconds(flops / FLOPS_PER_SECOND)} at "
-            f"{short_flops(FLOPS_PER_SECOND)}, two processor cores: {speed} tokens a second"
+
+    def _tell_time(self, tokens: int, flops: float) -> str:
+        speed = self.plan.speed
+        each = short_count(speed.flops_per_second * tokens / flops)
+        if speed.gpus:
+            return f"about {tell_cost(speed, flops)}: {each} tokens a second"
+        return (
+            f"about {short_seconds(flops / speed.flops_per_second)} at "
+            f"{short_flops(speed.flops_per_second)}, {speed.machine}: {each} tokens a second"
         )
-        return [*_align("memory", [memory]), *_align("time", [time])]
+
+
+def _tell_memory(memory: Memory | None) -> str | None:
+    """Say what training takes on one GPU; None where no machine is given."""
+    if memory is None:
+        return None
+    states = memory.teacher + memory.student + memory.gradients + memory.optimizer
+    return (
+        f"{short_bytes(memory.total)} a GPU: {short_bytes(states)} of weights, gradients and "
+        f"optimiser, {short_bytes(memory.gathered)} gathered, {short_bytes(memory.loss)} of loss, "
+        f"{short_bytes(memory.recomputed)} of activations if layers are computed again, "
+        f"{short_bytes(memory.activations)} otherwise"
+    )
 
 
 def _align(label: str, lines: Sequence[str]) -> list[str]:

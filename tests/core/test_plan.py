@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from hybridize.core.cost import FLOPS_PER_SECOND, ranking_flops, training_bytes
+from hybridize.core.cost import ranking_flops, training_bytes
 from hybridize.core.errors import RecipeError, RunError
+from hybridize.core.machine import FLOPS_PER_SECOND
 from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import load_recipe
 from hybridize.core.shape import ModelShape

@@ -1,0 +1,103 @@
+"""The memory of one GPU in training, with both models sharded over all GPUs as FSDP2 does.
+
+Every formula, its source and how far it is from published runs: docs/cost.md.
+"""
+
+from dataclasses import dataclass, fields
+
+from hybridize.core.cost import count_trained
+from hybridize.core.layout import Layout
+from hybridize.core.recipe import Recipe
+from hybridize.core.sections import Training
+from hybridize.core.shape import ModelShape
+
+BYTES = {"float32": 4, "bfloat16": 2}
+GRADIENT_BYTES, MOMENT_BYTES = 4, 8
+"""Of a trained weight: its float32 gradient, and both float32 moments of AdamW."""
+LOSS_TOKENS, LOSS_VALUES = 256, 2**22
+"""Tokens whose logits are held at a time: so many, or so many logits if that is more tokens."""
+LOSS_COPIES = 8
+"""float32 values a logit of the chunk takes: logits, their logarithms and probabilities on both
+sides, the gradient, and one more while it is added up."""
+GATHERED_LAYERS = 2
+"""Layers whose weights are whole at a time: the one computed and the one fetched ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one GPU, by what takes them."""
+
+    teacher: float
+    student: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    """Weights that are whole for a moment, and the gradient of a layer before it is spread."""
+    loss: float
+    recomputed: float
+    """Activations, if each layer is computed again in the backward pass."""
+    activations: float
+    """Activations, if all are kept."""
+
+    @property
+    def total(self) -> float:
+        """All of it with layers computed again."""
+        return sum(getattr(self, field.name) for field in fields(self)) - self.activations
+
+    @property
+    def total_kept(self) -> float:
+        """All of it with every activation kept."""
+        return self.total - self.recomputed + self.activations
+
+
+def plan_memory(
+    recipe: Recipe, shape: ModelShape, training: Training, converted: int, gpus: int
+) -> Memory:
+    """Estimate what training takes on each of `gpus`; Python and the libraries come on top.
+
+    Args:
+        recipe: for the dtype, the length of rows and the mixer.
+        shape: of the teacher.
+        training: a stage, or sft, which has no teacher.
+        converted: layers converted in the student.
+        gpus: which share weights, gradients, optimizer and the rows of a step.
+    """
+    kind, options = recipe.mixer.kind, {recipe.mixer.kind: recipe.mixer.options}
+    layout = shape.layout().convert(range(converted), to=kind)
+    weight, value = BYTES[recipe.teacher.dtype], BYTES[training.dtype]
+    trained = count_trained(recipe, shape, training, converted)
+    taught = hasattr(training, "loss")
+    length = recipe.data.sequence_length
+    rows = -(-max(1, training.tokens_per_step // length) // gpus)
+    tokens = min(rows, training.rows_per_microbatch or rows) * length
+    kinds = dict.fromkeys(layout.mixers)
+    largest = max(_layer_parameters(shape, each, options) for each in kinds)
+    alike = (Layout.uniform(shape.num_layers, each) for each in kinds)
+    saved = max(shape.saved_values(each, options) for each in alike) // shape.num_layers
+    ends = _end_parameters(shape)
+    gathered = (GATHERED_LAYERS + 1) * largest + ends * (2 if taught else 1)
+    chunk = max(LOSS_TOKENS, LOSS_VALUES // shape.vocab_size)
+    head = shape.vocab_size * shape.hidden_size if "all" in training.train else 0
+    return Memory(
+        teacher=taught * shape.parameters() * weight / gpus,
+        student=shape.parameters(layout, options) * weight / gpus,
+        gradients=trained * GRADIENT_BYTES / gpus,
+        optimizer=trained * MOMENT_BYTES / gpus,
+        gathered=gathered * value if gpus > 1 else 0,
+        loss=4 * (LOSS_COPIES * min(chunk, tokens) * shape.vocab_size + head)
+        + value * tokens * shape.hidden_size,
+        recomputed=value * tokens * (shape.num_layers * shape.hidden_size + saved),
+        activations=value * tokens * shape.saved_values(layout, options),
+    )
+
+
+def _end_parameters(shape: ModelShape) -> int:
+    """Count embedding and head."""
+    return shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2)
+
+
+def _layer_parameters(shape: ModelShape, kind: str, options: dict[str, dict[str, object]]) -> int:
+    """Count the weights of one layer with a mixer of that kind."""
+    layers = shape.parameters() - _end_parameters(shape) - shape.hidden_size
+    shell = layers // shape.num_layers - shape.mixer_parameters("attention")
+    return shell + shape.mixer_parameters(kind, options)
