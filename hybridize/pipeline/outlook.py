@@ -11,7 +11,7 @@ from hybridize.core.memory import Memory
 from hybridize.core.plan import Plan, StagePlan
 from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
-from hybridize.core.sections import LeaveOneOut, Training
+from hybridize.core.sections import LeaveOneOut
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import load_outline
 from hybridize.surgery.apply import outline, plan_weights
