@@ -213,7 +213,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
                 row; positions restart in each. Not with an attention mask or a cache.
             position_ids: (B, T); by default counted on from the tokens in the cache.
             past_key_values: a cache of `make_cache`, read and extended.
-            inputs_embeds: in the place of input_ids, (B, T, D).
+            inputs_embeds: in the place of input_ids, (B, T, D); at padding they may be anything.
             use_cache: make a cache if none is given.
             logits_to_keep: only the last so many, or those at these indices; 0 keeps all.
             output_hidden_states: also return the input of each layer and the final normed states.
@@ -230,6 +230,8 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         ctx = self.make_context(
             inputs_embeds, attention_mask, segments, position_ids, past_key_values
         )
+        if input_ids is None and ctx.segments_BT is not None:
+            inputs_embeds = inputs_embeds.masked_fill((ctx.segments_BT == 0)[..., None], 0)
         states: list[Tensor] | None = [] if output_hidden_states else None
         hidden_BTD = self._run(inputs_embeds, ctx, states)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -331,7 +333,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         prepare: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
         return prepare(generation_config, model_kwargs, *args)
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: HybridCache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Fill the cache afresh where the family's positions switch; see `Family`."""
@@ -339,7 +341,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         if switch is not None and 0 < seen <= switch < input_ids.shape[1]:
             past_key_values = None
             kwargs["next_sequence_length"] = None
-        prepare: Any = super().prepare_inputs_for_generation
+        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
         return prepare(input_ids, past_key_values=past_key_values, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
