@@ -27,6 +27,7 @@ from hybridize.core.quantities import parse_tokens
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Bench as BenchSection
 from hybridize.core.sections import Evaluate, LeaveOneOut, ReplaceOne
+from hybridize.core.stored_text import StoredText
 from hybridize.models.model import Model, load
 from hybridize.pipeline import run_recipe
 from hybridize.pipeline.translate import make_calibration, make_fit_settings
@@ -41,9 +42,9 @@ from hybridize.stages import sft as sft_stage
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource
 from hybridize.training.device import choose_device
-from hybridize.training.jsonl import JsonlRows
 from hybridize.training.metrics import ConsoleLine, Progress
 from hybridize.training.settings import FitSettings
+from hybridize.training.text_rows import TextRows, read_settings
 
 CALIBRATION_TOKENS = 16_384
 Settings = Mapping[str, Any]
@@ -90,9 +91,27 @@ def load_text(
     sequence_length: int,
     seed: int = 0,
     keys: Mapping[str, str] | None = None,
-) -> TokenSource:
-    """Read a JSONL file as packed rows; `keys` names `text`, `prompt` and `completion`, or so."""
-    return JsonlRows(path, tokenizer, sequence_length=sequence_length, seed=seed, keys=keys)
+    settings: Settings | None = None,
+    cache: Path | str | None = None,
+) -> TextRows:
+    """Read a JSONL or parquet file, a dataset's folder or a hub id as packed rows.
+
+    Args:
+        path: a pattern such as `data/*.jsonl` reads several files as one.
+        keys: part of a document -> its name in the file, such as {"prompt": "question",
+            "completion": "answer"}, {"text": ...} or {"messages": ...}; by default found.
+        settings: `split` (all, train, heldout), `heldout_share` and `long_documents`.
+        cache: folder that keeps the tokens for the next time; None makes a temporary one.
+
+    Raises:
+        RunError: the text is missing or empty, or a record cannot be read; with its place.
+        MachineError: a package that reads the text is not installed.
+    """
+    how = read_settings(settings or {})
+    source = StoredText.find(str(path), keys)
+    return TextRows(
+        source, tokenizer, sequence_length=sequence_length, seed=seed, settings=how, cache=cache
+    )
 
 
 def make_tasks(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from hybridize.core.catalog import did_you_mean, known_names
 from hybridize.core.document import KeyPath
-from hybridize.core.sections import Jsonl, Stage, Training
+from hybridize.core.machine import check_machine
+from hybridize.core.sections import Stage, Training
+from hybridize.core.sources import Blend, Documents, Source
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
@@ -24,6 +26,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_stages(recipe)
     yield from _check_sft(recipe)
     yield from _check_merge(recipe)
+    yield from check_machine(recipe)
 
 
 def _check_names(recipe: Recipe) -> Iterator[Problem]:
@@ -62,13 +65,39 @@ def _check_data(recipe: Recipe) -> Iterator[Problem]:
     if recipe.sft:
         sources["sft", "data"] = recipe.sft.data
     for path, source in sources.items():
-        if isinstance(source, Jsonl):
-            yield from _check_jsonl(path, source)
-    if data.heldout is None:
-        yield ("data",), "data.heldout is missing: a file has no held-out part. Add it."
+        yield from _check_source(path, source)
+    share = data.heldout_share
+    if share is not None and data.heldout != data.train:
+        yield (
+            ("data", "heldout_share"),
+            "data.heldout_share divides data.train, but data.heldout names text of its own. "
+            "Remove one of them.",
+        )
+    elif share is not None and not 0 < share < 1:
+        yield (
+            ("data", "heldout_share"),
+            f"data.heldout_share is {share}, which leaves nothing to train or to measure on. "
+            "Write it like 2%.",
+        )
 
 
-def _check_jsonl(path: KeyPath, source: Jsonl) -> Iterator[Problem]:
+def _check_source(path: KeyPath, source: Source | None) -> Iterator[Problem]:
+    if isinstance(source, Blend):
+        shares = source.shares
+        if len(shares) != len(source.sources) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            yield (
+                (*path, "shares"),
+                f"{'.'.join(map(str, path))} blends {len(source.sources)} sources in the shares "
+                f"{list(shares)}. Give one share above 0 a source; together they are 1.",
+            )
+        for i, part in enumerate(source.sources):
+            if isinstance(part, Documents):
+                yield from _check_keys((*path, "sources", i), part)
+    elif isinstance(source, Documents):
+        yield from _check_keys(path, source)
+
+
+def _check_keys(path: KeyPath, source: Documents) -> Iterator[Problem]:
     forms = [form for form in ("text", "prompt", "completion", "messages") if getattr(source, form)]
     if forms not in ([], ["text"], ["prompt", "completion"], ["messages"]):
         yield (

@@ -10,7 +10,8 @@ from hybridize.core.quantities import parse_share, parse_tokens
 from hybridize.core.recipe import Recipe
 from hybridize.core.reference import bare, choices, field_texts, union_members
 from hybridize.core.resolved import print_value
-from hybridize.core.sections import Distill, Section, Sft, Stage
+from hybridize.core.section import Section
+from hybridize.core.sections import Distill, Sft, Stage
 
 _INTRODUCTION = """# Recipe reference
 

@@ -9,21 +9,22 @@ from pydantic import Field, PrivateAttr, ValidationError
 from hybridize.core.checks import check_recipe
 from hybridize.core.document import Document, KeyPath, parse
 from hybridize.core.errors import RecipeError
+from hybridize.core.machine import Machine
 from hybridize.core.schema_errors import explain, label, none_words
+from hybridize.core.section import Section
 from hybridize.core.sections import (
     Bench,
-    Data,
     Distill,
     Evaluate,
     Measurement,
     Merge,
     Mixer,
     Report,
-    Section,
     Sft,
     Stage,
     Teacher,
 )
+from hybridize.core.sources import HELDOUT_SHARE, Data, Tasks
 
 _INHERITED = tuple(Distill.model_fields)
 AnySection = TypeVar("AnySection", bound=Section)
@@ -60,6 +61,8 @@ class Recipe(Section):
     """Speed and memory."""
     report: Report | None = None
     """The page that shows it all."""
+    machine: Machine | None = None
+    """What time, memory and money are estimated for."""
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(name="recipe"))
 
@@ -109,11 +112,19 @@ class Recipe(Section):
             equal = 1 / len(self.merge.models)
             weights = (equal,) * len(self.merge.models)
             updates["merge"] = self.merge.model_copy(update={"weights": weights})
-        if self.data.heldout is None and self.data.train.kind == "tasks":
-            updates["data"] = self.data.model_copy(update={"heldout": self.data.train})
+        updates["data"] = self._complete_data()
         recipe = self.model_copy(update=updates)
         recipe._document = document
         return recipe
+
+    def _complete_data(self) -> Data:
+        data = self.data
+        if data.heldout not in (None, data.train):
+            return data
+        share = data.heldout_share
+        if share is None and not isinstance(data.train, Tasks):
+            share = HELDOUT_SHARE
+        return data.model_copy(update={"heldout": data.train, "heldout_share": share})
 
     def _complete_stages(self) -> tuple[Stage, ...]:
         methods = {measurement.method for measurement in self.importance}

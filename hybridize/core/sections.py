@@ -4,40 +4,25 @@ Budgets are in tokens ("300M"), shares in percent ("2%"). A docstring under a fi
 the reference page and of the comments that `hybridize new` writes.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
-from hybridize.core.quantities import parse_share, parse_tokens
-
-
-def _read_number(value: Any) -> Any:
-    """Read `1e-4`, which YAML takes for text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-Tokens = Annotated[int, BeforeValidator(parse_tokens), Field(gt=0)]
-Share = Annotated[float, BeforeValidator(parse_share)]
-Number = Annotated[float, BeforeValidator(_read_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Count = Annotated[int, Field(gt=0)]
-Word = Annotated[str, Field(min_length=1)]
-Precision = Literal["float32", "bfloat16"]
-Scalar = bool | int | float | str | None
-Words = Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]
-Numbers = Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys and wrong types are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from hybridize.core.section import (
+    Count,
+    NonNegative,
+    Number,
+    Numbers,
+    Positive,
+    Precision,
+    Scalar,
+    Section,
+    Share,
+    Tokens,
+    Word,
+    Words,
+)
+from hybridize.core.sources import Source
 
 
 class Teacher(Section):
@@ -51,62 +36,6 @@ class Teacher(Section):
     """Precision of the weights: float32 or bfloat16."""
 
 
-class Tasks(Section):
-    """Generated problems with their reasoning traces; made on the fly, without end."""
-
-    kind: Literal["tasks"] = "tasks"
-    """Where the text comes from."""
-    mix: dict[str, Positive] | None = None
-    """Kind of problem -> weight; null means all kinds alike."""
-    style: Literal["traces", "text"] = "traces"
-    """traces: problem, reasoning, answer. text: plain text without any problem."""
-
-
-class Jsonl(Section):
-    """A JSONL file, one document a line.
-
-    Give `text`, or `prompt` and `completion`, or `messages`; with none, keys of these very names
-    are looked for in the first line.
-    """
-
-    kind: Literal["jsonl"] = "jsonl"
-    """Where the text comes from."""
-    path: Word
-    """The file, seen from the working directory."""
-    text: Word | None = None
-    """Key of the whole text; every token counts in the loss."""
-    prompt: Word | None = None
-    """Key of the prompt, which does not count in the loss."""
-    completion: Word | None = None
-    """Key of the completion, which counts in the loss."""
-    messages: Word | None = None
-    """Key of a list of chat messages; the assistant's count in the loss."""
-
-
-def _source_kind(value: Any) -> str | None:
-    """Tell the kind of a source; one with a `path` is a file even where it does not say so."""
-    if not isinstance(value, dict):
-        return getattr(value, "kind", None)
-    kind = value.get("kind", "jsonl" if "path" in value else "tasks")
-    return kind if isinstance(kind, str) else None
-
-
-Source = Annotated[
-    Annotated[Tasks, Tag("tasks")] | Annotated[Jsonl, Tag("jsonl")], Discriminator(_source_kind)
-]
-
-
-class Data(Section):
-    """The text that is trained and measured on: reasoning traces, rather than web text."""
-
-    train: Source = Tasks()
-    """What students are trained on."""
-    heldout: Source | None = None
-    """What they are measured on; null means the held-out part of `train`, if it is tasks."""
-    sequence_length: Annotated[int, Field(gt=1)] = 512
-    """Tokens in a row; documents are packed into rows."""
-
-
 class Mixer(Section):
     """What takes the place of attention."""
 
@@ -117,7 +46,7 @@ class Mixer(Section):
     calibrate: Tokens | None = None
     """Training tokens on which gates and output projections of fresh mixers are fitted, in closed
     form, to the teacher's attention; null leaves them as initialised."""
-    options: dict[str, Scalar] = {}
+    options: dict[str, Scalar] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Options of the mixer, such as expand, state_size or conv_width."""
 
 
@@ -208,7 +137,7 @@ class Training(Section):
 class Distill(Training):
     """How a stage brings the student back to the teacher; a stage may override any of it."""
 
-    loss: dict[str, Positive] = {"reverse_kl": 1.0}
+    loss: dict[str, Positive] = {"reverse_kl": 1.0}  # noqa: RUF012  (pydantic copies defaults)
     """Loss -> weight; see `hybridize ls losses`."""
     temperature: Positive = 1.0
     """Both sides' logits are divided by it."""

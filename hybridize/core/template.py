@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from hybridize.core.recipe import Recipe
 from hybridize.core.reference import bare, field_texts, union_members
 from hybridize.core.resolved import print_value
-from hybridize.core.sections import Distill, Section, Sft, Stage
+from hybridize.core.section import Section
+from hybridize.core.sections import Distill, Sft, Stage
 
 _COLUMN = 44
 

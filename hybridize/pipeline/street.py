@@ -13,7 +13,6 @@ from typing import Any, Literal
 from hybridize.core.artifacts import (
     RunFolder,
     changed_keys,
-    hash_file,
     hash_json,
     plain,
     read_json,
@@ -22,6 +21,8 @@ from hybridize.core.artifacts import (
 )
 from hybridize.core.errors import RunError
 from hybridize.core.recipe import Recipe
+from hybridize.core.sources import Blend, Source, Tasks
+from hybridize.core.stored_text import StoredText
 
 BEGUN = "begun.json"
 _HARMLESS = ("checkpoint_every", "evaluate_every", "name")
@@ -147,10 +148,7 @@ def refuse_stale(states: Mapping[str, State]) -> None:
 
 def _list_nodes(recipe: Recipe, run: RunFolder, fingerprint: str) -> list[Node]:
     teacher = {**recipe.teacher.model_dump(), "fingerprint": fingerprint}
-    data = recipe.data.model_dump()
-    for part in ("train", "heldout"):
-        _add_hash(data[part])
-    common = {"seed": recipe.seed, "data": data}
+    common = {"seed": recipe.seed, "data": _describe_data(recipe)}
     return [
         Node("teacher", run.path / "teacher", {"teacher": teacher}),
         *_list_measurements(recipe, run, common),
@@ -215,7 +213,7 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
     nodes: list[Node] = []
     if recipe.sft:
         own = _without(recipe.sft.model_dump(), _HARMLESS)
-        _add_hash(own["data"])
+        own["data"] = _with_hashes(recipe.sft.data)
         needs = tuple(dict.fromkeys(("teacher", str(recipe.sft.start_from))))
         nodes.append(Node("sft", run.sft, {**common, "sft": own}, needs))
         nodes += _list_evaluation(recipe, run, "sft")
@@ -240,10 +238,26 @@ def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
     return [Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))]
 
 
-def _add_hash(source: dict[str, Any] | None) -> None:
-    """Add the hash of a file of documents to its section, so that a changed file is seen."""
-    if source and source["kind"] == "jsonl":
-        source["sha256"] = hash_file(source["path"])
+def _describe_data(recipe: Recipe) -> dict[str, Any]:
+    """Return what decides the rows; a share held out only where something is."""
+    values = _without(recipe.data.model_dump(), ("cache", "heldout_share"))
+    for part in ("train", "heldout"):
+        values[part] = _with_hashes(getattr(recipe.data, part))
+    if recipe.data.heldout_share is not None:
+        values["heldout_share"] = recipe.data.heldout_share
+    return values
+
+
+def _with_hashes(source: Source | None) -> dict[str, Any] | None:
+    """Return a source with the hash of its files, so that a changed file is seen."""
+    if source is None:
+        return None
+    values: dict[str, Any] = source.model_dump()
+    if isinstance(source, Blend):
+        values["sources"] = {str(n): _with_hashes(part) for n, part in enumerate(source.sources)}
+    elif not isinstance(source, Tasks):
+        values["sha256"] = StoredText.of(source).checksum()
+    return values
 
 
 def _without(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

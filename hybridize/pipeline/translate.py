@@ -1,40 +1,74 @@
 """From the recipe's words to the settings of stages, and to sources of training rows."""
 
+from pathlib import Path
+from typing import Literal
+
 from torch import Tensor
 
 from hybridize.core.recipe import Recipe
-from hybridize.core.sections import Jsonl, Source, Training
+from hybridize.core.sections import Training
+from hybridize.core.sources import HELDOUT_SHARE, Blend, Source, Tasks
+from hybridize.core.stored_text import StoredText
+from hybridize.training.blend import BlendRows
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource, batch
-from hybridize.training.jsonl import JsonlRows
 from hybridize.training.loop import FitSettings
 from hybridize.training.optim import OptimizerSettings, ScheduleSettings
+from hybridize.training.text_rows import TextRows, TextSettings
+from hybridize.training.thoughts import warn_without_thoughts
 
 
 def make_source(
-    source: Source, recipe: Recipe, tokenizer: Tokenizer, *, heldout: bool = False
+    source: Source,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    *,
+    heldout: bool = False,
+    cache: Path | None = None,
 ) -> TokenSource:
     """Return the rows a data section describes.
 
+    Args:
+        heldout: where the recipe sets a share of its text apart, take that share.
+        cache: folder that keeps the tokens of files, where the recipe names none.
+
     Raises:
-        RecipeError: a file that is missing or does not hold what the recipe says.
+        RunError: text that is missing or does not hold what the recipe says.
+        MachineError: a package that reads the text is not installed.
     """
-    length = recipe.data.sequence_length
-    if isinstance(source, Jsonl):
-        keys = source.model_dump(include={"text", "prompt", "completion", "messages"})
-        return JsonlRows(
-            source.path,
+    rows = _make_rows(source, recipe, tokenizer, heldout, cache)
+    if not heldout:
+        warn_without_thoughts(tokenizer, rows, f"recipe {recipe.name}")
+    return rows
+
+
+def _make_rows(
+    source: Source, recipe: Recipe, tokenizer: Tokenizer, heldout: bool, cache: Path | None
+) -> TaskRows | TextRows | BlendRows:
+    length, share = recipe.data.sequence_length, recipe.data.heldout_share
+    if isinstance(source, Blend):
+        parts = [_make_rows(part, recipe, tokenizer, heldout, cache) for part in source.sources]
+        return BlendRows(parts, source.shares)
+    if isinstance(source, Tasks):
+        return TaskRows(
             tokenizer,
             sequence_length=length,
             seed=recipe.seed,
-            keys={name: key for name, key in keys.items() if key is not None} or None,
+            split="heldout" if heldout else "train",
+            mix=source.mix,
+            style=source.style,
         )
-    return TaskRows(
+    side: Literal["heldout", "train"] = "heldout" if heldout else "train"
+    return TextRows(
+        StoredText.of(source),
         tokenizer,
         sequence_length=length,
         seed=recipe.seed,
-        split="heldout" if heldout else "train",
-        mix=source.mix,
-        style=source.style,
+        settings=TextSettings(
+            split="all" if share is None else side,
+            heldout_share=share or HELDOUT_SHARE,
+            long_documents=source.long_documents,
+        ),
+        cache=recipe.data.cache or cache,
     )
 
 

@@ -5,26 +5,28 @@ Example:
     objective = Distillation(teacher, {"reverse_kl": 1.0})
     result = fit(student, objective, source, FitSettings(tokens=2_000_000), out=folder)
 
-Read in this order: `loop` (fit), `settings`, `objectives` (the loss of a batch), `data` and
-`jsonl` (rows as a function of their index), `optim`, `checkpoint`, `metrics`, `device`.
+Read in this order: `loop` (fit), `settings`, `objectives` (the loss of a batch), `data`,
+`text_rows` and `blend` (rows as a function of their index), `optim`, `checkpoint`, `metrics`,
+`device`. Stored text becomes rows by way of `records`, `render`, `encode` and `store`.
 """
 
+from hybridize.training.blend import BlendRows
 from hybridize.training.data import Batch, Row, TaskRows, TokenSource, batch
-from hybridize.training.jsonl import JsonlRows
 from hybridize.training.loop import fit
 from hybridize.training.metrics import ConsoleLine, StepRecord
 from hybridize.training.objectives import Distillation, LossSum, NextToken, measure
 from hybridize.training.optim import OptimizerSettings, ScheduleSettings
 from hybridize.training.settings import FitResult, FitSettings, Heldout
+from hybridize.training.text_rows import TextRows, TextSettings
 
 __all__ = [
     "Batch",
+    "BlendRows",
     "ConsoleLine",
     "Distillation",
     "FitResult",
     "FitSettings",
     "Heldout",
-    "JsonlRows",
     "LossSum",
     "NextToken",
     "OptimizerSettings",
@@ -32,6 +34,8 @@ __all__ = [
     "ScheduleSettings",
     "StepRecord",
     "TaskRows",
+    "TextRows",
+    "TextSettings",
     "TokenSource",
     "batch",
     "fit",

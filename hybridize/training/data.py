@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,27 +113,50 @@ def batch(source: TokenSource, first_row: int, num_rows: int) -> Batch:
     )
 
 
-def pack(documents: Sequence[tuple[Sequence[int], Sequence[bool]]], sequence_length: int) -> Row:
+def share_of_rank(first_row: int, num_rows: int, rank: int, num_ranks: int) -> range:
+    """Return the rows of a global batch that are one rank's: its even share, in order.
+
+    All ranks together have each row once, so a step sees the same rows whatever their number.
+    """
+    assert 0 <= rank < num_ranks, f"rank {rank} of {num_ranks}"
+    start, stop = (num_rows * part // num_ranks for part in (rank, rank + 1))
+    return range(first_row + start, first_row + stop)
+
+
+Values = Sequence[int] | Sequence[bool] | np.ndarray[Any, Any]
+
+
+def pack(documents: Sequence[tuple[Values, Values]], sequence_length: int) -> Row:
     """Lay (ids, counted) documents one after the other; the rest of the row is padding.
 
     The first token of a document never counts: nothing stands before it.
     """
-    used = sum(len(ids) for ids, _ in documents)
-    padding = [0] * (sequence_length - used)
-    input_ids = [token for ids, _ in documents for token in ids]
-    loss_mask = [flag for _, counted in documents for flag in (False, *counted[1:])]
-    segments = [number for number, (ids, _) in enumerate(documents, start=1) for _ in ids]
-    return Row(
-        torch.tensor(input_ids + padding),
-        torch.tensor(segments + padding),
-        torch.tensor(loss_mask + padding, dtype=torch.bool),
-    )
+    input_ids_T, segments_T = np.zeros((2, sequence_length), np.int64)
+    loss_mask_T = np.zeros(sequence_length, bool)
+    place = 0
+    for number, (ids, counted) in enumerate(documents, start=1):
+        part = slice(place, place + len(ids))
+        input_ids_T[part], loss_mask_T[part], segments_T[part] = ids, counted, number
+        loss_mask_T[place : place + 1] = False
+        place += len(ids)
+    return Row(*map(torch.from_numpy, (input_ids_T, segments_T, loss_mask_T)))
 
 
 class TaskRows:
     """Rows of the built-in reasoning problems, without end, or of plain text without traces."""
 
     rows_per_pass = None
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether the documents show their reasoning."""
+        return self._style == "traces"
+
+    @property
+    def summary(self) -> str:
+        """Say in one line what the rows hold."""
+        what = "problems with traces" if self.has_thoughts else "plain text"
+        return f"tasks: {what}, {self._split}, without end"
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class TinyModel(nn.Module):
 
 
 class WordTokenizer:
-    """Looks words up; counts its calls, since tokenising has to happen once."""
+    """Looks words up, <pad> for others; counts its calls, since tokenising has to happen once."""
 
     eos_token_id = VOCABULARY.index(EOS)
     chat_template = "words"
@@ -76,7 +76,7 @@ class WordTokenizer:
 
     def __call__(self, text, *, add_special_tokens=True):
         self.calls += 1
-        ids = [VOCABULARY.index(word) for word in text.split()]
+        ids = [VOCABULARY.index(word) if word in VOCABULARY else 0 for word in text.split()]
         return {"input_ids": [VOCABULARY.index("<bos>"), *ids] if add_special_tokens else ids}
 
     def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):

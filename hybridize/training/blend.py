@@ -1,0 +1,74 @@
+"""Several sources in fixed shares, spread evenly over the rows."""
+
+from collections.abc import Sequence
+from math import floor
+
+from hybridize.core.errors import RecipeError
+from hybridize.training.data import Row, TokenSource
+
+
+class BlendRows:
+    """Rows of several sources; which source row `i` is of depends on `i` and the shares alone."""
+
+    def __init__(self, sources: Sequence[TokenSource], shares: Sequence[float]) -> None:
+        """Blend sources of one sequence length.
+
+        Shares are of rows, padding included, as budgets are: of any n rows from the first on, each
+        source has its share of n but for less than one row for each source before it.
+
+        Raises:
+            RecipeError: shares that are not positive, do not add up to 1, or are too few or many.
+        """
+        if len(shares) != len(sources) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise RecipeError(
+                f"a blend of {len(sources)} sources has the shares {list(shares)}. Give one share "
+                "above 0 a source; together they are 1."
+            )
+        lengths = {source.sequence_length for source in sources}
+        if len(lengths) != 1:
+            raise RecipeError(f"a blend has rows of {sorted(lengths)} tokens. Use one length.")
+        self.sources, self.shares = tuple(sources), tuple(shares)
+        self.sequence_length = sources[0].sequence_length
+        self.identity = {
+            "kind": "blend",
+            "shares": self.shares,
+            "sources": [source.identity for source in sources],
+        }
+        left = [sum(shares[n:]) for n in range(len(shares))]
+        self._of_rest = [share / rest for share, rest in zip(shares, left, strict=True)]
+        self._of_rest[-1] = 1.0
+
+    @property
+    def rows_per_pass(self) -> int | None:
+        """Rows until documents of any source come again, about; None where they never do."""
+        passes = [source.rows_per_pass for source in self.sources]
+        ends = [n / share for n, share in zip(passes, self.shares, strict=True) if n is not None]
+        return max(1, floor(min(ends))) if ends else None
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether any source shows visible reasoning."""
+        return any(getattr(source, "has_thoughts", False) for source in self.sources)
+
+    @property
+    def summary(self) -> str:
+        """Say in a line a source what there is."""
+        lines = [
+            f"{share:.1%} {getattr(source, 'summary', type(source).__name__)}"
+            for source, share in zip(self.sources, self.shares, strict=True)
+        ]
+        return "\n".join(lines)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return the source that row `index` is of, and the row's number there."""
+        for number, share in enumerate(self._of_rest):
+            before, after = floor(index * share + 0.5), floor((index + 1) * share + 0.5)
+            if after > before:
+                return number, before
+            index -= before
+        raise AssertionError("the last source takes every row that is left")
+
+    def row(self, index: int) -> Row:
+        """Return row number `index`; the same row every time."""
+        source, row = self.place(index)
+        return self.sources[source].row(row)
