@@ -34,6 +34,7 @@ _NAMES = {
     "convert": "hybridize.api",
     "distill": "hybridize.api",
     "evaluate": "hybridize.api",
+    "export": "hybridize.api",
     "load_model": "hybridize.api",
     "load_recipe": "hybridize.core.recipe",
     "load_teacher": "hybridize.api",

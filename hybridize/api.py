@@ -36,6 +36,7 @@ from hybridize.stages import bench as bench_stage
 from hybridize.stages import convert as convert_stage
 from hybridize.stages import distill as distill_stage
 from hybridize.stages import evaluate as evaluate_stage
+from hybridize.stages import export as export_stage
 from hybridize.stages import importance as importance_stage
 from hybridize.stages import merge as merge_stage
 from hybridize.stages import sft as sft_stage
@@ -55,11 +56,13 @@ def load_model(
     model: Path | str,
     *,
     name: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     revision: str | None = None,
     device: str | None = None,
 ) -> Model:
     """Load a teacher or a student; `name` is how tables call it, by default after its folder.
+
+    A dtype of None keeps the one the tensors are saved in.
 
     Raises:
         ModelError: no such model, damaged, unsafe to read, or of an unknown family.
@@ -251,6 +254,20 @@ def merge(
         ModelError: layouts differ, an unknown method, or weights that do not fit.
     """
     return merge_stage.run(models, merge_stage.MergeSettings(method=method, weights=tuple(weights)))
+
+
+def export(model: Model, out: Path | str, *, format: str = "apriel-h1") -> Path:
+    """Write a model in the layout of another project, tokenizer included; return the folder.
+
+    Args:
+        out: appears whole or not at all.
+        format: "apriel-h1" is that of the published checkpoints; see `hybridize.stages.export`.
+
+    Raises:
+        ModelError: an unknown format, or one that cannot hold the model exactly.
+        MachineError: the disk is full or refuses.
+    """
+    return export_stage.run(model, export_stage.ExportSettings(format=format), out)
 
 
 class Scores(tuple[evaluate_stage.Evaluation, ...]):

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from hybridize import __version__
-from hybridize.cli import chat, compare, doctor, measure, recipes, report, stages, street
+from hybridize.cli import chat, compare, doctor, export, measure, recipes, report, stages, street
 from hybridize.core.errors import HybridizeError
 
 INTERRUPTED = 130
@@ -67,5 +67,5 @@ def _globals(
     pass
 
 
-for _group in (recipes, street, stages, measure, report, compare, chat, doctor):
+for _group in (recipes, street, stages, measure, export, report, compare, chat, doctor):
     _group.add_to(app)

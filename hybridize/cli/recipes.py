@@ -139,8 +139,8 @@ def list_names(
         str,
         typer.Argument(
             metavar="KIND",
-            help="mixers, losses, methods, merges, suites, families, recipes, or settings: the "
-            "recipe reference as Markdown.",
+            help="mixers, losses, methods, merges, suites, families, formats, recipes, or "
+            "settings: the recipe reference as Markdown.",
         ),
     ],
     as_json: JsonOption = False,

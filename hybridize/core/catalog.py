@@ -16,6 +16,7 @@ _DICTIONARIES = {
     "merges": ("stages/merge.py", "MERGES"),
     "suites": ("stages/evaluate.py", "SUITES"),
     "families": ("models/families/__init__.py", "FAMILIES"),
+    "formats": ("stages/export.py", "FORMATS"),
 }
 METHODS = {
     "leave_one_out": "hybridize.stages.importance:leave_one_out",
@@ -25,7 +26,7 @@ KINDS = (*_DICTIONARIES, "recipes")
 
 
 def known_names(kind: str) -> tuple[str, ...]:
-    """List the names of one kind: mixers, losses, methods, suites, families or recipes."""
+    """List the names of one kind: mixers, losses, methods, suites, families, formats or recipes."""
     if kind == "recipes":
         return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
     return tuple(read_dictionary(kind))

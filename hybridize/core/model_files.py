@@ -10,6 +10,7 @@ endian, then JSON, then the bytes of the tensors one after the other without gap
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ DTYPE_BYTES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2},
     **{"BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8},
 }
+
+
+_FILE_NAME = re.compile(r"[\w .+=@-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +194,9 @@ def _inside(folder: Path, name: str) -> Path:
     may lead out.
     """
     path = folder / name
-    if "/" in name or "\\" in name or "\0" in name or name in ("", ".", ".."):
+    if _FILE_NAME.fullmatch(name) is None:
         raise ModelError(
-            f"model {folder}: {INDEX} names {name!r}, which is no file name. "
+            f"model {folder}: {INDEX} names {name[:80]!r}, which is no file name. "
             "Weights are read from the model's own folder only."
         )
     if not path.exists():

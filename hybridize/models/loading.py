@@ -1,6 +1,7 @@
 """Load a teacher or a student from a folder: safetensors only, no code, no pickle."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -127,9 +128,9 @@ def read_tensors(
         ModelError: see `load_model`.
     """
     model = model or build_outline(contents)
-    tensors, plan = find_tensors(contents, model)
-    small = _float32_names(model)
-    for name, tensor in _read(contents, plan):
+    made, plan = find_tensors(contents, model)
+    small, tensors = _float32_names(model), {}
+    for name, tensor in chain(made.items(), _read(contents, plan)):
         if not allow_nan and not bool(torch.isfinite(tensor).all()):
             raise ModelError(
                 f"model {contents.folder}: {name} holds values that are not finite. "
@@ -162,8 +163,8 @@ def find_tensors(
 def _fill_left_out(contents: Contents, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Make the MLP of layers that are left out: with zero weights it adds exactly nothing."""
     prefixes = tuple(f"model.layers.{layer}." for layer in contents.left_out)
-    usual = (contents.config.published or {}).get("dtype")
-    dtype = DTYPES.get(usual, torch.float32)
+    embedding = contents.tensors.get("model.embed_tokens.weight")
+    dtype = DTYPES.get(embedding.dtype if embedding else "", torch.float32)
     return {
         name: (torch.ones if "norm" in name else torch.zeros)(shape, dtype=dtype)
         for name, shape in wanted.items()

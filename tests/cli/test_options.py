@@ -17,6 +17,7 @@ OPTIONS = {
     "sft": ["--tokens", "--out", "--recipe", "--set", "--device"],
     "merge": ["--out", "--weights", "--method"],
     "eval": ["--suite", "--limit", "--batch", "--out", "--device", "--json"],
+    "export": ["--format"],
     "bench": ["--prompt-tokens", "--output-tokens", "--batch", "--out", "--device", "--json"],
     "report": ["--format", "--out", "--open"],
     "compare": ["--json"],
