@@ -11,9 +11,10 @@ of an operator take the same arguments and mean the same; `reference` is the def
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +34,9 @@ class Form:
     """Kinds of device for which `auto` considers it, as `get_kind` names them."""
     obstacle: str | None = None
     """A function, as module:name, of a torch.device: why the form cannot run there, or None."""
-    speedup: float = 1.0
-    """How many times faster than the form after it, at lengths worth caring about."""
+    speedup: float | None = None
+    """How many times faster than the form after it, at lengths worth caring about; None if that
+    was not measured."""
     short: int = 0
     """Up to this many tokens `auto` takes a slower form, which is quicker to begin."""
 
@@ -55,18 +57,32 @@ def prefer(text: str | None) -> None:
             ("ssd=chunked,causal_conv=reference"); None prefers nothing.
 
     Raises:
-        ValueError: the text has an empty name or two forms for one operator.
+        ValueError: the text names an operator or a form that does not exist, or one twice.
     """
     wanted: dict[str, str] = {}
+    operators = list_operators()
     for part in text.split(",") if text else []:
         operator, _, form = (word.strip() for word in part.rpartition("="))
-        if not form or operator in wanted or ("=" in part and not operator):
+        if operator in wanted or ("=" in part and operator not in operators):
             raise ValueError(
-                f"{text!r} does not name forms; write chunked, or ssd=chunked,causal_conv=reference"
+                f"{part.strip()!r} names no operator, or one twice (operators: "
+                f"{', '.join(operators)}); write chunked, or ssd=chunked,causal_conv=reference"
             )
+        known = operators[operator] if operator else [n for f in operators.values() for n in f]
+        if form not in known:
+            raise ValueError(f"{form!r} is no form; {operator or 'operators'} have {_join(known)}")
         wanted[operator] = form
     _preferred.clear()
     _preferred.update(wanted)
+
+
+def list_operators() -> dict[str, Mapping[str, Form]]:
+    """Return the forms of every operator, by its name."""
+    folders = sorted(path.parent for path in Path(__file__).parent.glob("*/reference.py"))
+    return {
+        folder.name: importlib.import_module(f"hybridize.ops.{folder.name}").FORMS
+        for folder in folders
+    }
 
 
 def choose(
@@ -102,7 +118,7 @@ def name_choice(
     if form == "auto":
         return _choose_fastest(operator, forms, device, num_tokens)
     if form not in forms:
-        raise ValueError(f"{operator} has no form {form!r}; use auto, {', '.join(forms)}")
+        raise ValueError(f"{operator} has no form {form!r}; use auto, {_join(forms)}")
     obstacle = forms[form].find_obstacle(device)
     if obstacle is not None:
         raise RuntimeError(f"{operator}: form {form} cannot run here: {obstacle}")
@@ -127,7 +143,7 @@ def explain(operator: str, forms: Mapping[str, Form], device: torch.device) -> s
         elif get_kind(device) not in form.devices:
             reasons.append(f"{name} is meant for {' and '.join(form.devices)}")
     why = "; ".join(reason for reason in reasons if reason)
-    return f"{chosen} on {device.type}, of {', '.join(forms)}" + (f" ({why})" if why else "")
+    return f"{chosen} on {device.type}, of {_join(forms)}" + (f" ({why})" if why else "")
 
 
 def get_kind(device: torch.device) -> str:
@@ -142,25 +158,31 @@ def _choose_fastest(
     operator: str, forms: Mapping[str, Form], device: torch.device, num_tokens: int
 ) -> str:
     kind = get_kind(device)
-    blocked, slower = None, 1.0
+    blocked: tuple[str, str] | None = None
+    slower: float | None = 1.0
     for name, form in forms.items():
         if kind not in form.devices or num_tokens <= form.short:
             continue
         obstacle = form.find_obstacle(device)
         if obstacle is None:
             if blocked is not None:
-                _say_once(operator, *blocked, name, round(slower, 1))
+                _say_once(operator, *blocked, name, slower)
             return name
         blocked = blocked or (name, obstacle)
-        slower *= form.speedup
+        slower = slower * form.speedup if slower and form.speedup else None
     return list(forms)[-1]
 
 
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
 @cache
-def _say_once(operator: str, missed: str, obstacle: str, form: str, slower: float) -> None:
+def _say_once(operator: str, missed: str, obstacle: str, form: str, slower: float | None) -> None:
     LOG.warning(
-        "%s runs in form %s, about %g times slower than form %s, which cannot run here: %s",
-        *(operator, form, slower, missed, obstacle),
+        "%s runs in form %s, %s slower than form %s, which cannot run here: %s",
+        *(operator, form, f"about {slower:.2g} times" if slower else "by an unmeasured factor"),
+        *(missed, obstacle),
     )
 
 

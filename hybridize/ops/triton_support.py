@@ -19,7 +19,7 @@ from hybridize.ops.forms import get_kind
 def find_obstacle(device: torch.device) -> str | None:
     """Say why Triton cannot run kernels on this device, or return None."""
     if find_spec("triton") is None:
-        return "the package triton is not installed: pip install triton"
+        return "the package triton is not installed: pip install 'hybridize[triton]'"
     import triton
 
     if triton.knobs.runtime.interpret:

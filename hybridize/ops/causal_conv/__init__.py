@@ -8,6 +8,11 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "triton": Form(
+        place="hybridize.ops.causal_conv.triton_form:causal_conv_triton",
+        devices=("gpu",),
+        obstacle="hybridize.ops.triton_support:find_obstacle",
+    ),
     "compiled": Form(
         place="hybridize.ops.causal_conv.compiled:causal_conv_compiled",
         devices=("cpu",),

@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 from hybridize.ops.segments import find_starts
 from hybridize.ops.triton_support import flatten_rows, get_compute_type, on_device, round_up
 
-TOKENS, CHANNELS = 64, 64
-"""Tokens and channels of one tile."""
+TOKENS, CHANNELS, WARPS = 64, 64, 8
+"""Tokens and channels of one tile, and the warps that share it."""
 
 
 class _Order(NamedTuple):
@@ -137,6 +137,7 @@ def _get_sizes(x_BTD: Tensor, num_kept: int, chunk: int) -> dict[str, Any]:
         "TOKENS": round_up(chunk),
         "CHANNELS": CHANNELS,
         "COMPUTE": get_compute_type(x_BTD.dtype),
+        "num_warps": WARPS,
     }
 
 

@@ -1,7 +1,8 @@
 """Kernels of the causal convolution: a tile of tokens and channels per program.
 
-Legend: W kept inputs (kernel width - 1), taps 0..W from the oldest input to the token's own. Rows of
-x, y and their gradients are tokens; a lag is the distance of an input from the token that reads it.
+Legend: W kept inputs (kernel width - 1), taps 0..W from the oldest input to the token's own. Rows
+of x, y and their gradients are tokens; a lag is the distance of an input from the token that
+reads it.
 """
 
 import triton

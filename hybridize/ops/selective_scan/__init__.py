@@ -9,6 +9,11 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "triton": Form(
+        place="hybridize.ops.selective_scan.triton_form:selective_scan_triton",
+        devices=("gpu",),
+        obstacle="hybridize.ops.triton_support:find_obstacle",
+    ),
     "compiled": Form(
         place="hybridize.ops.selective_scan.compiled:selective_scan_compiled",
         devices=("cpu",),

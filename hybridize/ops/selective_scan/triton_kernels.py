@@ -122,7 +122,7 @@ def backward(
         t = tile * TOKENS + tl.arange(0, TOKENS)
         border = (row * num_tiles + tile) * num_channels * num_states
         state_DN = tl.load(border_ptr + border + entry_DN, mask=is_state, other=0)
-        dt_TD, x_TD, B_TN, C_TN, grad_TD, faded_TDN, state_TDN, total_TDN, grad_DN = _run_tile(
+        dt_TD, x_TD, B_TN, grad_TD, faded_TDN, state_TDN, total_TDN, grad_DN = _run_tile(
             x_ptr, dt_ptr, B_ptr, C_ptr, mark_ptr, grad_ptr, A_DN, state_DN, grad_DN,
             x_stride, dt_stride, B_stride, C_stride, grad_stride,
             row, t, d, n, group, num_tokens, num_states, is_channel,
@@ -163,7 +163,7 @@ def _run_tile(
     row, t, d, n, group, num_tokens, num_states, is_channel,
     TOKENS: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Return the inputs of a tile, what is left of the state before each token, the state after it,
+    """Return the inputs of a tile but for C, what is left of the state before each token, the state after it,
     its gradient, and the gradient handed to the tile before."""
     dt_TD, decay_TDN = _load_decay(
         dt_ptr, mark_ptr, A_DN, dt_stride, row, t, d, num_tokens, is_channel, COMPUTE
@@ -188,4 +188,4 @@ def _run_tile(
     kept_TDN, total_TDN = tl.associative_scan((next_TDN, own_TDN), 0, _combine, reverse=True)
     total_TDN += kept_TDN * grad_DN[None, :, :]
     grad_DN = _pick(total_TDN, 0, TOKENS) * _pick(decay_TDN, 0, TOKENS)
-    return dt_TD, x_TD, B_TN, C_TN, grad_TD, faded_TDN, state_TDN, total_TDN, grad_DN
+    return dt_TD, x_TD, B_TN, grad_TD, faded_TDN, state_TDN, total_TDN, grad_DN

@@ -9,6 +9,11 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "triton": Form(
+        place="hybridize.ops.ssd.triton_form:ssd_triton",
+        devices=("gpu",),
+        obstacle="hybridize.ops.triton_support:find_obstacle",
+    ),
     "compiled": Form(
         place="hybridize.ops.ssd.compiled:ssd_compiled",
         devices=("cpu",),
