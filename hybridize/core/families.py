@@ -23,7 +23,9 @@ def slides_everywhere(config: Config, layer: int) -> bool:
 def slides_late(config: Config, layer: int) -> bool:
     """Answer for layers that `layer_types` names, or else those from `max_window_layers` on."""
     types = config.get("layer_types")
-    return types[layer] == "sliding_attention" if types else layer >= config["max_window_layers"]
+    if types:
+        return bool(types[layer] == "sliding_attention")
+    return layer >= int(config["max_window_layers"])
 
 
 def slides_without_rope(config: Config, layer: int) -> bool:

@@ -1,5 +1,7 @@
 """Granite: Llama with its embedding, residual stream, attention scores and logits scaled."""
 
+from typing import Any
+
 from transformers import GraniteConfig
 from transformers.models.granite.modeling_granite import (
     GraniteAttention,
@@ -11,7 +13,7 @@ from transformers.models.granite.modeling_granite import (
 from hybridize.models.families.base import Family, Multipliers
 
 
-def get_multipliers(config: GraniteConfig) -> Multipliers:
+def get_multipliers(config: Any) -> Multipliers:
     """Read what the configuration scales; the attention scales its scores itself."""
     return Multipliers(
         embedding=config.embedding_multiplier,
