@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from hybridize.models import HybridForCausalLM
-from hybridize.surgery import convert, plan_weights
+from hybridize.surgery import calibrate, convert, plan_weights
 from tests.close import assert_close
-from tests.tiny import as_student, tiny_teacher
+from tests.tiny import as_student, tiny_teacher, tokens
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 8
 BIASES = {"attention_bias": True}
@@ -155,3 +155,12 @@ def test_what_has_no_place_is_listed_with_the_reason(case: str, kind: str) -> No
     assert sorted(found) == DROPPED[case, kind]
     for name, reason in found.items():
         assert reason == "the mixer adds no bias there" or not name.endswith("bias")
+
+
+@pytest.mark.parametrize("family", ["olmo2", "granite", "phi3"])
+def test_calibration_reads_what_the_mixer_of_the_family_reads(family: str) -> None:
+    teacher = as_student(tiny_teacher(family))
+    student = convert(teacher, teacher.layout.convert([1, 3], to="mamba2"))
+    fits = calibrate(student, teacher, tokens(4, 64, seed=2), output="least_squares")
+    assert [fit.layer for fit in fits] == [1, 3]
+    assert all(fit.error < min(fit.error_before, 0.8) for fit in fits)
