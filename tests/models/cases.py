@@ -58,7 +58,9 @@ def make_model(
         pad_token_id=0,
         attention_bias=True,
     )
-    config = HybridConfig(teacher=teacher, mixers=[kind], mixer_options={kind: options})
+    config = HybridConfig(
+        teacher=teacher, mixers=[kind], mixer_options={kind: options}, dtype=dtype
+    )
     torch.manual_seed(seed)
     model = HybridForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
