@@ -83,18 +83,20 @@ def check(
         float | None,
         typer.Option(
             metavar="N",
-            help="Speed the time is estimated for; by default what two processor cores reach.",
+            help="Speed the time is estimated for; by default that of the recipe's machine, or of "
+            "two processor cores.",
         ),
     ] = None,
 ) -> None:
     """Check a recipe; estimate its tokens, memory and hours."""
-    from hybridize.core.cost import FLOPS_PER_SECOND, training_bytes
+    from hybridize.core.budget import list_speed, tell_fit
+    from hybridize.core.cost import training_bytes
     from hybridize.core.plan import make_plan
     from hybridize.core.quantities import short_bytes, short_flops, short_seconds
 
-    speed = flops_per_second or FLOPS_PER_SECOND
     loaded, shape = _read(recipe, overrides)
     planned = make_plan(loaded, shape)
+    speed = flops_per_second or planned.speed.flops_per_second
     if resolved:
         show(loaded.resolved().rstrip("\n"))
         return
@@ -102,8 +104,14 @@ def check(
     facts = [
         *list_facts(loaded, shape),
         ("time", f"about {hours} of ranking and training at {short_flops(speed)}"),
-        ("memory", f"about {short_bytes(training_bytes(loaded, shape))} in the largest stage"),
     ]
+    if planned.speed.gpus and (loaded.stages or loaded.sft):
+        facts.append(("machine", planned.speed.machine))
+        lines = [*list_speed(planned), tell_fit(planned)]
+        facts += [(label, text) for label, _, text in (line.partition(": ") for line in lines)]
+    else:
+        size = short_bytes(training_bytes(loaded, shape))
+        facts.append(("memory", f"about {size} in the largest stage"))
     show("\n".join(f"{label:<10}{text}" for label, text in facts))
     say(f"recipe {recipe} is sound; next: hybridize run {recipe}")
 

@@ -16,6 +16,7 @@ _DICTIONARIES = {
     "merges": ("stages/merge.py", "MERGES"),
     "suites": ("stages/evaluate.py", "SUITES"),
     "families": ("models/families/__init__.py", "FAMILIES"),
+    "gpus": ("core/machine.py", "GPUS"),
     "formats": ("stages/export.py", "FORMATS"),
 }
 METHODS = {

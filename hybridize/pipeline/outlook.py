@@ -172,7 +172,7 @@ class Outlook:
         for name, node in entries:
             for row, (rows, origin) in enumerate(_list_origins(node, prefix, shapes)):
                 label = "" if row else name.removeprefix(prefix)
-                lines.append(f"{label:{width}}  {rows:>12}  <-  {origin}".rstrip())
+                lines.append(f"{label:{width}}  {rows:>15}  <-  {origin}".rstrip())
         unused = [
             f"{name.partition(prefix)[2]}: {reason}"
             for name, reason in weights.dropped.items()
@@ -291,8 +291,8 @@ def _train_table(student: HybridForCausalLM, train: Sequence[str]) -> list[str]:
         pair = counted.setdefault(part or "other", [0, 0])
         pair[0 if name in chosen else 1] += parameter.numel()
     total = [sum(pair[column] for pair in counted.values()) for column in (0, 1)]
-    lines = [f"{', '.join(train):<20} {'parameters':>12} {'trained':>12} {'frozen':>12}"]
+    lines = [f"{', '.join(train):<20} {'parameters':>14} {'trained':>14} {'frozen':>14}"]
     for part, (trained, frozen) in (*counted.items(), ("in all", total)):
         if trained + frozen:
-            lines.append(f"{part:<20} {trained + frozen:>12,} {trained:>12,} {frozen:>12,}")
+            lines.append(f"{part:<20} {trained + frozen:>14,} {trained:>14,} {frozen:>14,}")
     return lines

@@ -12,7 +12,7 @@ OPTIONS = {
     "run": ["--until", "--redo", "--dry-run", "--out", "--set", "--device", "--max-hours"],
     "status": ["--json"],
     "importance": ["--method", "--teacher", "--out", "--recipe", "--set", "--device", "--json"],
-    "convert": ["--out", "--layers", "--layout", "--teacher", "--recipe", "--set"],
+    "convert": ["--out", "--layers", "--layout", "--shard-size", "--teacher", "--recipe", "--set"],
     "distill": ["--tokens", "--out", "--teacher", "--recipe", "--set", "--device"],
     "sft": ["--tokens", "--out", "--recipe", "--set", "--device"],
     "merge": ["--out", "--weights", "--method"],
