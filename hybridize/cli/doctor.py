@@ -1,19 +1,16 @@
-"""The command doctor: versions, devices, and which form each operator will use, and why."""
+"""The command doctor: versions, devices, and which form each operator will run, and why."""
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from typing import Any
 
 import typer
 
 from hybridize import __version__
 from hybridize.cli.options import JsonOption, show, show_json
-from hybridize.core.catalog import PACKAGE
 
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "pydantic", "PyYAML", "typer")
-FORMS = ("fused", "chunked", "reference")
-"""Forms of an operator, the fastest first."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,7 +19,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what this machine has and which kernels it will use."""
+    """Say what this machine has, which form each operator will run, and how far it is off."""
+    from hybridize.cli.watch import prepare_machine
+
+    prepare_machine()
     facts = examine()
     if as_json:
         show_json(facts)
@@ -30,7 +30,7 @@ def doctor(as_json: JsonOption = False) -> None:
     for section, entries in facts.items():
         show(section)
         for name, text in entries.items():
-            show(f"  {name:<16}{text}")
+            show(f"  {name:<18}{text}")
 
 
 def examine() -> dict[str, dict[str, str]]:
@@ -51,13 +51,23 @@ def examine() -> dict[str, dict[str, str]]:
         "device": str(accelerator or "cpu (no accelerator is present)"),
         "threads": f"{torch.get_num_threads()} for torch, of {os.cpu_count()} processors",
     }
-    folders = sorted(path.parent for path in (PACKAGE / "ops").glob("*/reference.py"))
-    operators = {folder.name: _describe_forms(folder) for folder in folders}
+    from hybridize.ops.forms import list_operators
+
+    operators = {
+        name: _describe(name, accelerator or torch.device("cpu")) for name in list_operators()
+    }
     return {"versions": versions, "machine": machine, "operators": operators}
 
 
-def _describe_forms(folder: Path) -> str:
-    """Name the form an operator will use, from the forms that there are."""
-    present = [form for form in FORMS if (folder / f"{form}.py").exists()]
-    why = "" if "fused" in present else "; no fused kernel exists for it"
-    return f"{present[0]} ({', '.join(present)} exist{why})"
+def _describe(operator: str, device: Any) -> str:
+    """Say which form of an operator runs, why, and how far it is from the reference."""
+    from hybridize.ops import forms
+    from hybridize.ops.self_check import ALLOWED, measure_error
+
+    try:
+        why = forms.explain(operator, forms.list_operators()[operator], device)
+        error = measure_error(operator, device)
+    except RuntimeError as reason:
+        return f"does not run: {reason}"
+    verdict = "passes" if error <= ALLOWED else "FAILS"
+    return f"{why}; self-check {verdict}: off by {error:.0e}"

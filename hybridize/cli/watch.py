@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from hybridize.cli.options import say
+from hybridize.core.errors import MachineError
 from hybridize.core.quantities import short_seconds
 from hybridize.core.settings import read_settings
 from hybridize.pipeline.observer import Observer
@@ -12,12 +13,23 @@ EVERY_SECONDS = 30.0
 
 
 def prepare_machine() -> None:
-    """Set the threads the environment asks for."""
-    threads = read_settings().threads
-    if threads is not None:
+    """Set the threads and the forms of operators the environment asks for.
+
+    Raises:
+        MachineError: it asks for an operator or a form that does not exist.
+    """
+    settings = read_settings()
+    if settings.threads is not None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(settings.threads)
+    if settings.forms is not None:
+        from hybridize.ops import forms
+
+        try:
+            forms.prefer(settings.forms)
+        except ValueError as error:
+            raise MachineError(f"environment variable HYBRIDIZE_FORMS: {error}.") from error
 
 
 class Watcher(Observer):

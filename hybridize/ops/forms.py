@@ -137,11 +137,12 @@ def explain(operator: str, forms: Mapping[str, Form], device: torch.device) -> s
     for name, form in forms.items():
         if name == chosen:
             break
+        if get_kind(device) not in form.devices:
+            reasons.append(f"{name} is for {' and '.join(form.devices)}")
+            continue
         obstacle = form.find_obstacle(device)
         if obstacle is not None:
             reasons.append(f"{name} cannot run: {obstacle}")
-        elif get_kind(device) not in form.devices:
-            reasons.append(f"{name} is meant for {' and '.join(form.devices)}")
     why = "; ".join(reason for reason in reasons if reason)
     return f"{chosen} on {device.type}, of {_join(forms)}" + (f" ({why})" if why else "")
 

@@ -1,0 +1,79 @@
+"""A quick comparison of an operator on this machine with the token loop that defines it.
+
+Legend: B batch, T tokens, D channels, H heads, P channels per head, G groups, N state size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridize.ops import forms
+
+ROWS, TOKENS = 2, 70
+ALLOWED = 1e-4
+"""Relative error in float32 up to which a form is right; they sum in different orders."""
+
+
+def measure_error(operator: str, device: torch.device, form: str = "auto") -> float:
+    """Return the largest relative error, in values, state and gradients, of a form in float32.
+
+    The inputs are two rows of three documents and some padding.
+
+    Raises:
+        ValueError, RuntimeError: there is no such form, or it cannot run here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = [tensor.to(device) for tensor in EXAMPLES[operator](generator)]
+    segments_BT = (torch.arange(TOKENS, device=device) // 27 + 1).repeat(ROWS, 1)
+    segments_BT[:, -3:] = 0
+    known = forms.list_operators()[operator]
+    results = []
+    for name in (form, "reference"):
+        run = forms.choose(operator, known, name, device=device, num_tokens=TOKENS)
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        y, last = run(*leaves, segments_BT=segments_BT)
+        y = y[:, :-3]
+        grads = torch.autograd.grad(y.sin().sum() + last.cos().sum(), leaves)
+        results.append((y, last, *grads))
+    return max(
+        ((found - wanted).norm() / wanted.norm()).item()
+        for found, wanted in zip(*results, strict=True)
+    )
+
+
+def _causal_conv(generator: torch.Generator) -> list[Tensor]:
+    return [_draw(generator, ROWS, TOKENS, 20), _draw(generator, 20, 4), _draw(generator, 20)]
+
+
+def _selective_scan(generator: torch.Generator) -> list[Tensor]:
+    x_BTD, dt_BTD = _draw(generator, ROWS, TOKENS, 24), _draw(generator, ROWS, TOKENS, 24)
+    B_BTGN, C_BTGN = _draw(generator, 2, ROWS, TOKENS, 2, 8).unbind()
+    rates_DN = -F.softplus(_draw(generator, 24, 8))
+    return [x_BTD, F.softplus(dt_BTD), rates_DN, B_BTGN, C_BTGN, _draw(generator, 24)]
+
+
+def _ssd(generator: torch.Generator) -> list[Tensor]:
+    x_BTHP, dt_BTH = _draw(generator, ROWS, TOKENS, 4, 20), _draw(generator, ROWS, TOKENS, 4)
+    B_BTGN, C_BTGN = _draw(generator, 2, ROWS, TOKENS, 2, 24).unbind()
+    rates_H = -F.softplus(_draw(generator, 4))
+    return [x_BTHP, F.softplus(dt_BTH), rates_H, B_BTGN, C_BTGN, _draw(generator, 4)]
+
+
+def _gated_delta_rule(generator: torch.Generator) -> list[Tensor]:
+    q_BTGN, k_BTGN = _draw(generator, 2, ROWS, TOKENS, 2, 24).unbind()
+    v_BTHP = _draw(generator, ROWS, TOKENS, 4, 20)
+    g_BTH, beta_BTH = _draw(generator, 2, ROWS, TOKENS, 4).unbind()
+    return [q_BTGN, F.normalize(k_BTGN, dim=-1), v_BTHP, F.logsigmoid(g_BTH), beta_BTH.sigmoid()]
+
+
+def _draw(generator: torch.Generator, *sizes: int) -> Tensor:
+    return torch.randn(*sizes, generator=generator)
+
+
+EXAMPLES = {
+    "causal_conv": _causal_conv,
+    "gated_delta_rule": _gated_delta_rule,
+    "selective_scan": _selective_scan,
+    "ssd": _ssd,
+}
+"""Operator -> function that draws its inputs without segments and state."""
