@@ -248,3 +248,54 @@ void multiply(T* out, Index out_row, const T* a, Index a_row, Index a_column, co
     r += size;
   }
 }
+
+// ---- pieces of rows --------------------------------------------------------------------------
+
+// For operators that turn a run of tokens of one document into small matrix products.
+namespace pieces {
+
+struct Piece {
+  Index begin, size;  // in the list of the row's real tokens
+  bool fresh;         // the state before it is zero
+};
+
+inline std::vector<Piece> cut(const Row& row, Index longest) {
+  std::vector<Piece> pieces;
+  for (Index i = 0; i < row.size(); ++i) {
+    const bool fresh = row.begins(i);
+    if (fresh || pieces.empty() || pieces.back().size == longest) pieces.push_back({i, 0, fresh});
+    ++pieces.back().size;
+  }
+  return pieces;
+}
+
+// Copy a (rows x columns) to its transpose; both with their own row strides.
+template <class T>
+void transpose(T* out, Index out_row, const T* a, Index a_row, Index rows, Index columns) {
+  for (Index r = 0; r < rows; ++r)
+    for (Index c = 0; c < columns; ++c) out[c * out_row + r] = a[r * a_row + c];
+}
+
+template <class T> T dot(const T* a, const T* b, Index count) {
+  Vec<T> sum = {};
+  for (Index i = 0; i < count; i += lanes<T>) sum += load(a + i) * load(b + i);
+  return sum_lanes<T>(sum);
+}
+
+template <class T> void scale(T* values, T factor, Index count) {
+  if (factor == T(0)) {
+    std::memset(values, 0, count * sizeof(T));
+    return;
+  }
+  for (Index i = 0; i < count; i += lanes<T>) store(values + i, load(values + i) * factor);
+}
+
+// out = the rows of `from`, each times a factor and a sign.
+template <class T>
+void scale_rows(T* out, const T* from, const T* factors, Index rows, Index width, T sign = 1) {
+  for (Index i = 0; i < rows; ++i)
+    for (Index c = 0; c < width; c += lanes<T>)
+      store(out + i * width + c, load(from + i * width + c) * (sign * factors[i]));
+}
+
+}  // namespace pieces

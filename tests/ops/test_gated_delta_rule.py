@@ -1,5 +1,7 @@
 """The gated delta rule: each form against the token loop, transformers, and at its edges."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,11 @@ from hybridize.ops.gated_delta_rule import FORMS
 from tests.close import assert_close
 
 CPU = torch.device("cpu")
-FAST = [name for name in FORMS if name != "reference" and "cpu" in FORMS[name].devices]
+HERE = [
+    name for name in FORMS if "cpu" in FORMS[name].devices and not FORMS[name].find_obstacle(CPU)
+]
+"""The forms that can run on this CPU: without a compiler it has no compiled one."""
+FAST = [name for name in HERE if name != "reference"]
 ALLOWED = 1e-4
 """Relative, float32: the same sums in another order, over up to 257 tokens."""
 LENGTHS = [1, 2, 63, 64, 65, 257]
@@ -86,10 +92,8 @@ def test_any_length_and_any_heads(
     compare(form, made, state, draw_segments(kind, num_tokens))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", HERE)
 def test_gradients_by_finite_differences(form: str) -> None:
-    if "cpu" not in FORMS[form].devices:
-        pytest.skip("not for the CPU")
     made, state = draw(4, groups=1, heads=2, dtype=torch.float64)
     segments_BT = torch.tensor([[0, 1, 2, 2], [1, 0, 1, 1]])
     real_BT = segments_BT != 0
@@ -103,10 +107,8 @@ def test_gradients_by_finite_differences(form: str) -> None:
     torch.autograd.gradcheck(run, (*made, state), fast_mode=True)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", HERE)
 def test_packed_documents_equal_documents_alone(form: str) -> None:
-    if "cpu" not in FORMS[form].devices:
-        pytest.skip("not for the CPU")
     made, _ = draw(150)
     segments_BT = torch.tensor([[4] * 3 + [1] * 67 + [2] * 80, [7] * 149 + [9]])
     packed, last = gated_delta_rule(*made, segments_BT=segments_BT, form=form)
@@ -119,10 +121,8 @@ def test_packed_documents_equal_documents_alone(form: str) -> None:
             assert_close(last[row : row + 1], alone_last, 1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", HERE)
 def test_a_row_in_pieces_equals_the_row_at_once(form: str) -> None:
-    if "cpu" not in FORMS[form].devices:
-        pytest.skip("not for the CPU")
     made, state = draw(150)
     whole, last = gated_delta_rule(*made, state_BHPN=state, form=form)
     pieces = []
@@ -195,6 +195,11 @@ def test_it_is_the_rule_of_transformers() -> None:
     )
     assert_close(y, wanted, ALLOWED)
     assert_close(last, wanted_last.transpose(-1, -2), ALLOWED)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+def test_the_kernel_builds() -> None:
+    assert FORMS["compiled"].find_obstacle(CPU) is None
 
 
 def test_an_unknown_form_is_refused() -> None:

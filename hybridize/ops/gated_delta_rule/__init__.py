@@ -9,6 +9,12 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "compiled": Form(
+        place="hybridize.ops.gated_delta_rule.compiled:gated_delta_rule_compiled",
+        devices=("cpu",),
+        obstacle="hybridize.ops.gated_delta_rule.compiled:find_obstacle",
+        speedup=2,
+    ),
     "chunked": Form(
         place="hybridize.ops.gated_delta_rule.chunked:gated_delta_rule_chunked",
         speedup=10,

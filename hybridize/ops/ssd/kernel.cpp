@@ -12,6 +12,8 @@
 
 namespace {
 
+using namespace pieces;
+
 constexpr Index longest = 64;  // tokens of a piece
 
 template <class T> struct Arguments {
@@ -31,42 +33,6 @@ template <class T> struct Arguments {
   T *grad_B, *grad_C;            // (B, T, G, N)
   T *grad_D, *grad_state;        // (B, H), (B, H, P, N)
 };
-
-struct Piece {
-  Index begin, size;  // in the list of the row's real tokens
-  bool fresh;         // the state before it is zero
-};
-
-std::vector<Piece> cut(const Row& row) {
-  std::vector<Piece> pieces;
-  for (Index i = 0; i < row.size(); ++i) {
-    const bool fresh = row.begins(i);
-    if (fresh || pieces.empty() || pieces.back().size == longest) pieces.push_back({i, 0, fresh});
-    ++pieces.back().size;
-  }
-  return pieces;
-}
-
-// Copy a (rows x columns) to its transpose; both with their own row strides.
-template <class T>
-void transpose(T* out, Index out_row, const T* a, Index a_row, Index rows, Index columns) {
-  for (Index r = 0; r < rows; ++r)
-    for (Index c = 0; c < columns; ++c) out[c * out_row + r] = a[r * a_row + c];
-}
-
-template <class T> T dot(const T* a, const T* b, Index count) {
-  Vec<T> sum = {};
-  for (Index i = 0; i < count; i += lanes<T>) sum += load(a + i) * load(b + i);
-  return sum_lanes<T>(sum);
-}
-
-template <class T> void scale(T* values, T factor, Index count) {
-  if (factor == T(0)) {
-    std::memset(values, 0, count * sizeof(T));
-    return;
-  }
-  for (Index i = 0; i < count; i += lanes<T>) store(values + i, load(values + i) * factor);
-}
 
 // Everything one head of one row works with. Widths with an underscore are whole vectors; what
 // lies between a width and its whole vectors is zero.
@@ -166,13 +132,6 @@ template <class T> struct Head {
       store(line + i, with_step ? left * load(step + i) : left);
     }
     return exp<T>(spread(end))[0];
-  }
-
-  // out = the rows of `from`, each times a factor.
-  void scale_rows(T* out, const T* from, const T* factors, Index rows, Index width) {
-    for (Index i = 0; i < rows; ++i)
-      for (Index c = 0; c < width; c += lanes<T>)
-        store(out + i * width + c, load(from + i * width + c) * factors[i]);
   }
 
   // h = exp(s_L) h + (B exp(s_L - s) dt)^T x.
@@ -376,24 +335,24 @@ void run_backward(Head<T>& head, const std::vector<Piece>& pieces, T* before, bo
 
 template <class T> void run(const Arguments<T>& a, bool backward) {
   std::vector<Row> rows;
-  std::vector<std::vector<Piece>> pieces;
+  std::vector<std::vector<Piece>> cuts;
   for (Index b = 0; b < a.rows; ++b) {
     rows.emplace_back(a.segments ? a.segments + b * a.tokens : nullptr, a.tokens);
-    pieces.push_back(cut(rows[b]));
+    cuts.push_back(cut(rows[b], longest));
   }
   const Index shared = a.heads / a.groups;
   share(a.rows * a.groups, a.threads, [&](Index task) {
     const Index b = task / a.groups;
     Head<T> head(a, rows[b], b);
     head.g = task % a.groups;
-    Space<T> before(backward ? head.N_ * head.P_ * (Index(pieces[b].size()) + 1) : 1);
+    Space<T> before(backward ? head.N_ * head.P_ * (Index(cuts[b].size()) + 1) : 1);
     T* states = before.take(1);
     for (Index i = 0; i < shared; ++i) {
       head.h = head.g * shared + i;
       if (backward)
-        run_backward(head, pieces[b], states, i == 0);
+        run_backward(head, cuts[b], states, i == 0);
       else
-        run_forward(head, pieces[b]);
+        run_forward(head, cuts[b]);
     }
   });
 }
