@@ -37,7 +37,7 @@ def _read_jsonl(path: Path) -> Iterator[Placed]:
                 continue
             place = f"data {path}, line {number}"
             try:
-                record = json.loads(line)
+                record = json.loads(line.rstrip())
             except UnicodeDecodeError as error:
                 raise RunError(f"{place} is not UTF-8 text. Save the file as UTF-8.") from error
             except json.JSONDecodeError as error:

@@ -175,6 +175,7 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
 
 def _fill(folder: Path, source: StoredText, tokenizer: Tokenizer) -> Counts:
     dtype, encoder = _dtype(tokenizer), Encoder(tokenizer)
+    largest = max(tokenizer.get_vocab().values())
     starts, groups, seen = [0], list[int](), set[bytes]()
     counted = duplicates = inexact = thoughts = 0
     tally = {"records": 0, "empty": 0}
@@ -184,6 +185,11 @@ def _fill(folder: Path, source: StoredText, tokenizer: Tokenizer) -> Counts:
             for document, encoded in zip(some, encoder.encode(some), strict=True):
                 if len(groups) < DOCUMENTS_LOOKED_AT:
                     thoughts += shows_thoughts("".join(text for text, _ in document.pieces))
+                if max(encoded.ids) > largest:
+                    raise RunError(
+                        f"data {source.name} has the token {max(encoded.ids)}, but the vocabulary "
+                        f"of the tokenizer ends at {largest}. Use the teacher's own tokenizer."
+                    )
                 ids = np.array(encoded.ids, dtype).tobytes()
                 tokens.write(ids)
                 mask.write(np.array(encoded.counted, bool).tobytes())
