@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 from hybridize.core.errors import ModelError
+from hybridize.core.model_files import tell
 
 MODEL_TYPES = ("apriel_ssm_thinker_hybrid", "apriel_hybrid_ssm", "apriel_h", "apriel_h1")
 """The model_type of training exports, of Fast-LLM, and of the releases."""
@@ -135,18 +136,21 @@ def _read_codes(values: Values, layers: Mapping[int, Shapes] | None, place: str)
     if given is None:
         raise ModelError(f"model {place}: config.json has no hybrid_block_layout. Copy it again.")
     if not isinstance(given, list) or not given:
-        raise ModelError(f"model {place}: hybrid_block_layout is {given!r}, not a list of layers.")
-    foreign = sorted({str(code) for code in given if code not in list(CODES)})
+        raise ModelError(
+            f"model {place}: hybrid_block_layout is {tell(given)}, not a list of layers."
+        )
+    foreign = sorted({_tell_code(code) for code in given if code not in list(CODES)})
     if foreign:
         raise ModelError(
-            f"model {place}: the layout names {', '.join(foreign)}, but only "
+            f"model {place}: the layout names {', '.join(foreign[:5])}, but only "
             f"{', '.join(CODES)} of Apriel-H1 can be loaded."
         )
     told = values.get("num_hidden_layers", len(given))
     if told != len(given):
         raise ModelError(
-            f"model {place}: config.json says num_hidden_layers {told}, but hybrid_block_layout "
-            f"has {len(given)} layers. Copy the config.json that belongs to the weights."
+            f"model {place}: config.json says num_hidden_layers {tell(told)}, but "
+            f"hybrid_block_layout has {len(given)} layers. "
+            "Copy the config.json that belongs to the weights."
         )
     for layer, (code, held) in enumerate(zip(given, found or given, strict=False)):
         # Tensors of a layer that is left out are allowed, and not read.
@@ -156,6 +160,10 @@ def _read_codes(values: Values, layers: Mapping[int, Shapes] | None, place: str)
                 f"tensors are {_TENSORS[held]}. Copy the config.json that belongs to the weights."
             )
     return list(given)
+
+
+def _tell_code(code: Any) -> str:
+    return code if isinstance(code, str) and code.isalnum() and len(code) < 10 else tell(code)
 
 
 _TENSORS = {"t": "those of attention", "m2": "those of a Mamba mixer", "i": "missing"}
@@ -225,7 +233,9 @@ def _sizes_of_config(own: Values, teacher: Values, place: str) -> _Sizes:
         value = own.get(name)
         value = default if value is None or value == "auto" else value
         if not _is_size(value):
-            raise ModelError(f"model {place}: ssm_cfg.{name} in config.json is {value!r}, no size.")
+            raise ModelError(
+                f"model {place}: ssm_cfg.{name} in config.json is {tell(value)}, no size."
+            )
         return int(value)
 
     hidden = get_hidden(teacher)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridize.core.errors import ModelError
+from hybridize.core.model_files import tell
 
 LIMITS = {
     "num_hidden_layers": 4096,
@@ -30,10 +31,9 @@ def check_sizes(config: Mapping[str, Any], place: str) -> None:
             continue
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not 1 <= value <= limit:
-            told = value if whole and value < 10**30 else repr(value)[:40]
             raise ModelError(
-                f"model {place}: {key} in config.json is {told}, not a whole number from 1 to "
-                f"{limit}. Copy the config.json that belongs to the weights."
+                f"model {place}: {key} in config.json is {tell(value)}, not a whole number from 1 "
+                f"to {limit}. Copy the config.json that belongs to the weights."
             )
 
 
@@ -59,8 +59,8 @@ def check_counts(
         told = config.get(key)
         if told is not None and found and told != found:
             raise ModelError(
-                f"model {place}: config.json says {key} {told}, but the tensors have {found}. "
-                "Copy the config.json that belongs to the weights."
+                f"model {place}: config.json says {key} {tell(told)}, but the tensors have "
+                f"{found}. Copy the config.json that belongs to the weights."
             )
 
 

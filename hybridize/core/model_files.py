@@ -30,6 +30,7 @@ DTYPE_BYTES = {
 }
 
 
+_LONGEST_NAME, _LONGEST_TOLD = 500, 60
 _FILE_NAME = re.compile(r"[\w .+=@-]{1,200}", re.ASCII)
 
 
@@ -126,6 +127,8 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
     if not isinstance(entries, dict):
         raise _damaged(path, "its header is not an object")
     entries.pop("__metadata__", None)
+    if not all(map(_is_name, entries)):
+        raise _damaged(path, "a tensor has an unprintable name")
     places = [_place(path, name, entry, 8 + length) for name, entry in entries.items()]
     end = 8 + length
     for name, place in sorted(places, key=lambda pair: (pair[1].start, pair[1].stop)):
@@ -141,15 +144,25 @@ def _place(path: Path, name: str, entry: Any, offset: int) -> tuple[str, TensorP
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise _damaged(path, f"{name} has the unknown type {dtype!r}")
+        raise _damaged(path, f"{name} has the unknown type {tell(dtype)}")
     if not (_are_counts(shape) and _are_counts(span) and len(span) == 2 and span[0] <= span[1]):
         raise _damaged(path, f"{name} has no shape or no place")
     start, stop = span
     if math.prod(shape) * DTYPE_BYTES[dtype] != stop - start:
-        raise _damaged(path, f"{name} of shape {tuple(shape)} has {stop - start} bytes")
+        raise _damaged(path, f"{name} of shape {tell(shape)} has {stop - start} bytes")
     return name, TensorPlace(
         file=path, dtype=dtype, shape=tuple(shape), start=offset + start, stop=offset + stop
     )
+
+
+def tell(value: Any) -> str:
+    """Return a value of an untrusted file as it may stand in a message: printable, and not long."""
+    text = ascii(value)
+    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}..."
+
+
+def _is_name(name: str) -> bool:
+    return name.isascii() and name.isprintable() and len(name) <= _LONGEST_NAME
 
 
 def _are_counts(values: Any) -> bool:
@@ -166,10 +179,10 @@ def _read_index(folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"model {folder}: {INDEX} has no weight_map. Copy it again.")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors"):
+        if not _is_name(name) or not isinstance(file, str) or not file.endswith(".safetensors"):
             raise ModelError(
-                f"model {folder}: {INDEX} says that {name} is in {file!r}, which is no safetensors "
-                "file. Convert the weights to safetensors."
+                f"model {folder}: {INDEX} says that {tell(name)} is in {tell(file)}, which is no "
+                "safetensors file. Convert the weights to safetensors."
             )
     return weight_map
 
@@ -196,7 +209,7 @@ def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     if _FILE_NAME.fullmatch(name) is None:
         raise ModelError(
-            f"model {folder}: {INDEX} names {name[:80]!r}, which is no file name. "
+            f"model {folder}: {INDEX} names {tell(name)}, which is no file name. "
             "Weights are read from the model's own folder only."
         )
     if not path.exists():

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from hybridize.core.apriel_h1 import Rows, is_apriel_h1
 from hybridize.core.errors import ModelError
 from hybridize.core.limits import check_counts, check_sizes
-from hybridize.core.model_files import INDEX, WEIGHTS, TensorPlace, list_tensors, read_config
+from hybridize.core.model_files import INDEX, WEIGHTS, TensorPlace, list_tensors, read_config, tell
 from hybridize.core.shape import SHIPPED_TEACHER
 from hybridize.core.whole_folder import whole_folder
 from hybridize.models.apriel_h1 import make_config, read_apriel_h1
@@ -90,7 +90,10 @@ def read_contents(folder: Path, *, with_tensors: bool = True) -> Contents:
     values = _clean(values)
     if published or is_apriel_h1(values, tensors):
         translation = read_apriel_h1(values, shapes or None, str(folder))
-        config = make_config(translation, values, tensors)
+        try:
+            config = make_config(translation, values, tensors)
+        except Exception as error:
+            raise _not_a_model(folder, error) from error
         return Contents(
             folder=folder,
             config=config,
@@ -120,7 +123,10 @@ def _read_config(
     teacher = values.get("teacher") if is_student else values
     if not isinstance(teacher, dict):
         raise ModelError(f"model {folder}: config.json has no teacher. Copy it again.")
-    family = find_family(str(teacher.get("model_type")), str(folder))
+    name = teacher.get("model_type")
+    if not isinstance(name, str) or len(name) > 80 or not name.isprintable():
+        raise ModelError(f"model {folder}: model_type in config.json is {tell(name)}, no name.")
+    family = find_family(name, str(folder))
     check_sizes(teacher, str(folder))
     check_counts(teacher, shapes, str(folder))
     if is_student:
@@ -136,7 +142,9 @@ def _read_config(
 def _check_mixers(values: Mapping[str, Any], folder: Path) -> None:
     mixers, options = values.get("mixers"), values.get("mixer_options") or {}
     num_layers = values["teacher"].get("num_hidden_layers")
-    named = isinstance(mixers, list) and all(isinstance(kind, str) for kind in mixers)
+    named = isinstance(mixers, list) and all(
+        isinstance(kind, str) and kind.isprintable() and len(kind) < 200 for kind in mixers
+    )
     if mixers is not None and not (named and len(mixers) == num_layers):
         raise ModelError(
             f"model {folder}: mixers in config.json is no list of {num_layers} kinds, one for "
@@ -159,7 +167,7 @@ def _check_plugin(kind: str, folder: Path) -> None:
     for place in (Path(place).resolve() for place in places if place):
         if place.is_relative_to(home) or home.is_relative_to(place):
             raise ModelError(
-                f"model {folder}: mixer {kind!r} would run code out of the model folder. "
+                f"model {folder}: mixer {tell(kind)} would run code out of the model folder. "
                 "Install the package of the mixer if you trust it."
             )
 
@@ -182,7 +190,7 @@ def build_outline(contents: Contents) -> HybridForCausalLM:
 def _not_a_model(folder: Path, error: Exception) -> ModelError:
     if isinstance(error, ModelError):
         return error
-    reason = (str(error).splitlines() or [""])[0][:200]
+    reason = tell((str(error).splitlines() or [""])[0])
     return ModelError(
         f"model {folder}: config.json describes no model ({type(error).__name__}: {reason}). "
         "Copy it again."

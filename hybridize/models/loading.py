@@ -157,6 +157,7 @@ def find_tensors(
         name: _plan(contents, name, shape) for name, shape in wanted.items() if name not in made
     }
     _check_names(contents, plan)
+    _check_tied(contents)
     return made, {name: rows for name, rows in plan.items() if rows is not None}
 
 
@@ -227,6 +228,20 @@ def _check_names(contents: Contents, plan: Mapping[str, Rows | None]) -> None:
             f"model {contents.folder}: {len(extra)} tensors belong to no part of the model that "
             f"config.json describes, the first is {extra[0]}. "
             "Copy the config.json that belongs to the weights."
+        )
+
+
+def _check_tied(contents: Contents) -> None:
+    """Check that a head which config.json ties to the embedding is it, if the files hold one."""
+    pair = "lm_head.weight", "model.embed_tokens.weight"
+    if not contents.config.tie_word_embeddings or pair[0] not in contents.tensors:
+        return
+    plan = {name: Rows(name, 0, 0) for name in pair}
+    head, embedding = (tensor for _, tensor in _read(contents, plan))
+    if not torch.equal(head, embedding):
+        raise ModelError(
+            f"model {contents.folder}: config.json says tie_word_embeddings, but {pair[0]} differs "
+            f"from {pair[1]}. Copy the config.json that belongs to the weights."
         )
 
 
