@@ -10,6 +10,7 @@ as, or as near as possible to, the attention's. These are least-squares problems
 width, solved layer by layer.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ Gated = GatedDelta | Mamba1 | Mamba2
 """The mixers that have a gate and an output projection."""
 OPEN_GATE = 2.0
 """Where an open gate's input is held; silu(2) = 1.76, with a slope near 1."""
+OPEN_WRITE = math.log(0.9 / 0.1)
+"""Where the input of a gated delta rule's writing strength is held; its sigmoid is 0.9."""
 RIDGE = 1e-2
 """Share of the mean square of the inputs that is added to it, so that few rows of text suffice."""
 
@@ -59,7 +62,8 @@ def calibrate(
         input_ids: text (B, T); some thousand tokens are enough for widths of some hundreds.
         segments: document of each token, 0 for padding.
         layers: None is every converted layer with a gate and an output projection.
-        gate: "open" makes the gate nearly constant and positive; "random" leaves it as drawn.
+        gate: "open" makes the gate nearly constant and positive, and the writing strength of a
+            gated delta rule nearly constant; "random" leaves them as drawn.
         output: "rms" scales the output projection until its output is as large as the attention's,
             "least_squares" solves for it, "copied" leaves it as it is. Solving is nearest to the
             teacher before any training; after some ten steps of it, scaling is as good.
@@ -84,7 +88,10 @@ def calibrate(
         wanted_ND = original.mix(input_BTD, ctx)[real_BT]
         before = _measure(mixer(input_BTD, ctx)[real_BT], wanted_ND)
         if gate == "open":
-            mixer.gate_rows()[:] = _fit_constant(input_BTD[real_BT])
+            unit_D = _fit_constant(input_BTD[real_BT])
+            mixer.gate_rows()[:] = OPEN_GATE * unit_D
+            if isinstance(mixer, GatedDelta):
+                mixer.in_proj_b.weight[:] = OPEN_WRITE * unit_D
         features: list[Tensor] = []
         hook = mixer.out_proj.register_forward_pre_hook(
             lambda _, args, kept=features: kept.append(args[0])
@@ -119,11 +126,11 @@ def _measure(found_ND: Tensor, wanted_ND: Tensor) -> float:
 
 
 def _fit_constant(input_ND: Tensor) -> Tensor:
-    """Return the vector (D,) whose product with the inputs is nearest to the open gate's value."""
+    """Return the vector (D,) whose product with the inputs is nearest to 1, and 1 on average."""
     input_ND = input_ND.double()
     mean_D = input_ND.mean(dim=0)
     row_D = torch.linalg.solve(_add_ridge(input_ND.T @ input_ND / len(input_ND)), mean_D)
-    return OPEN_GATE * row_D / (row_D @ mean_D)
+    return row_D / (row_D @ mean_D)
 
 
 def _fit_output(weight_DE: Tensor, features_NE: Tensor, wanted_ND: Tensor, output: str) -> None:

@@ -159,8 +159,8 @@ def _map_gated_delta(
     """Repeat keys and values over the query heads that share them, and queries not at all.
 
     The mixer gives queries and keys length 1 itself, so of a norm of queries and keys only the
-    weights are left, which are folded into the rows. Biases of q, k and v move into the bias of the
-    convolution if it has one. There is no place for a bias of the output.
+    weights are left, which are folded into the rows. Biases of q, k and v become what the taps of
+    the convolution make of them, if it has a bias. There is no place for a bias of the output.
     """
     shape = mixer.shape
     key_share = shape.num_heads // shape.num_kv_heads
@@ -176,7 +176,9 @@ def _map_gated_delta(
         f"{new}out_proj.weight": _share_output(old, expand, shape.head_dim),
     }
     if has_bias(old, tensors) and mixer.conv1d.bias is not None:
-        entries[f"{new}conv1d.bias"] = take("bias")
+        # Past the taps, which make something else of a bias than 1 times it.
+        taps = RowSum(Init(f"{new}conv1d.weight"))
+        entries[f"{new}conv1d.bias"] = Times(take("bias"), taps)
     return entries
 
 

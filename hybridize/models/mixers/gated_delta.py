@@ -19,6 +19,9 @@ from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
 from hybridize.models.mixers.mamba2 import STEP_SHARE, get_slow_decay
 from hybridize.ops import causal_conv, gated_delta_rule
 
+SMALL_TAP = 0.1
+"""Taps over queries and keys at the start. SiLU is nearly linear there, so that with the length
+divided out the directions are those of the attention's queries and keys."""
 LENGTH_EPS = 1e-6
 """Added to squared lengths of queries and keys, as in the Qwen3.5 class."""
 
@@ -117,8 +120,9 @@ class GatedDelta(Mixer):
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters as if no teacher were given.
 
-        The convolution passes its input through. Memories are long and depend on the head alone
-        until training makes them depend on the token; see `Mamba2.reset`.
+        The convolution passes its input through, queries and keys on a scale at which SiLU keeps
+        their direction. Memories are long and depend on the head alone until training makes them
+        depend on the token; see `Mamba2.reset`.
         """
         bound = 1 / math.sqrt(self.shape.hidden_size)
         with torch.no_grad():
@@ -129,6 +133,7 @@ class GatedDelta(Mixer):
             for parameter in self.conv1d.parameters():
                 parameter.zero_()
             self.conv1d.weight[..., -1] = 1
+            self.conv1d.weight[: 2 * self.key_size] *= SMALL_TAP
             self.norm.weight.fill_(1)
             self.dt_bias.fill_(math.log(math.expm1(1)))
             self.A_log.copy_(get_slow_decay(self.num_groups, self.num_heads // self.num_groups))
