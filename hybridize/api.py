@@ -20,18 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from hybridize.core.errors import RecipeError
 from hybridize.core.importance import Importance
 from hybridize.core.layout import Layout
-from hybridize.core.quantities import parse_bytes, parse_tokens
+from hybridize.core.quantities import parse_tokens
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Bench as BenchSection
 from hybridize.core.sections import Evaluate, LeaveOneOut, ReplaceOne
 from hybridize.core.stored_text import StoredText
-from hybridize.models.folders import find_folder
-from hybridize.models.loading import load_outline
 from hybridize.models.model import Model, load
 from hybridize.pipeline import run_recipe
 from hybridize.pipeline.translate import make_calibration, make_fit_settings
@@ -45,8 +41,6 @@ from hybridize.stages import importance as importance_stage
 from hybridize.stages import merge as merge_stage
 from hybridize.stages import sft as sft_stage
 from hybridize.surgery.fresh import FreshSettings
-from hybridize.surgery.stream import SHARD_BYTES
-from hybridize.surgery.stream import convert_folder as stream_folder
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource
 from hybridize.training.device import choose_device
 from hybridize.training.metrics import ConsoleLine, Progress
@@ -203,46 +197,6 @@ def convert(
         name=f"h{len(layout.converted)}",
         calibration=rows,
     )
-
-
-def convert_folder(
-    folder: Path | str,
-    layout: Layout,
-    out: Path | str,
-    *,
-    source: Path | str | None = None,
-    settings: Settings | None = None,
-    dtype: str | None = None,
-    shard_size: str | int = SHARD_BYTES,
-    progress: Done | None = None,
-) -> Path:
-    """Convert a model folder into another tensor by tensor, in the memory of one file of weights.
-
-    The result is, bit for bit, that of loading the folder, `convert` and saving.
-
-    Args:
-        source: the teacher, whose attention the fresh mixers start from; by default `folder`.
-        settings: `init`, `options` and `seed`, as `convert` has them.
-        dtype: float32 or bfloat16; None keeps that of the folder.
-        shard_size: largest file to write, such as "4GiB"; a larger tensor has one of its own.
-        progress: called with the bytes written and the bytes in all.
-    """
-    stream_folder(
-        folder,
-        layout,
-        FreshSettings(**dict(settings or {})),
-        out,
-        source=source,
-        dtype=None if dtype is None else getattr(torch, dtype),
-        shard_bytes=parse_bytes(shard_size),
-        progress=progress,
-    )
-    return Path(out)
-
-
-def read_layout(folder: Path | str) -> Layout:
-    """Read which mixer sits in each layer of a model folder; no weights are read."""
-    return load_outline(find_folder(folder)).layout
 
 
 def distill(

@@ -115,11 +115,12 @@ def convert(
     from hybridize import api
     from hybridize.core.errors import RecipeError
     from hybridize.core.layout import Layout
+    from hybridize.stages.convert import SHARD_BYTES, convert_folder, read_layout
 
     loaded = _settings(teacher, recipe, overrides)
     if (layers is None) == (layout is None):
         raise RecipeError("convert: say what to convert, by either --layers or --layout.")
-    before, mixer = api.read_layout(model), loaded.mixer
+    before, mixer = read_layout(model), loaded.mixer
     if teacher == "shipped" and not before.converted:
         teacher = model
     after = (
@@ -132,11 +133,11 @@ def convert(
         student = api.convert(start, after, source=source, calibrate_on=train, **settings)
         student.save(out)
     else:
-        api.convert_folder(
+        convert_folder(
             *(model, after, out),
             source=teacher,
             settings=settings,
-            shard_size=shard_size or api.SHARD_BYTES,
+            shard_size=shard_size or SHARD_BYTES,
             progress=_show_bytes(),
         )
     say(f"before  {before}\nafter   {after}")

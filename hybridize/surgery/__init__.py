@@ -6,7 +6,8 @@ Example:
     print(plan_weights(teacher, layout).summary())
 
 Read `weight_map` (the language of maps), `from_attention` (the map of each mixer), `apply` (making
-the model) and `calibrate` (fitting the new mixers to a few rows of text before any training).
+the model), `stream` (the same from folder to folder, without holding one) and `calibrate` (fitting
+the new mixers to a few rows of text before any training).
 """
 
 from hybridize.surgery.apply import convert, plan_weights

@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes written and the bytes in all."""
 
 
-def convert_folder(
+def stream(
     folder: Path | str,
     layout: Layout,
     settings: FreshSettings,

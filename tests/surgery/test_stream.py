@@ -13,7 +13,7 @@ from hybridize.models import load_model, save_model
 from hybridize.models.loading import load_outline
 from hybridize.surgery import convert
 from hybridize.surgery.fresh import FreshSettings
-from hybridize.surgery.stream import convert_folder
+from hybridize.surgery.stream import stream
 from tests.test_architecture import ROOT
 from tests.tiny import as_student, tiny_teacher
 
@@ -44,7 +44,7 @@ def test_a_folder_gets_the_bytes_of_loading_converting_and_saving(
     layout = model.layout.convert([1, 2], to=kind)
     save_model(convert(model, layout, options=options, seed=3), None, tmp_path / "whole")
     settings = FreshSettings(options=options, seed=3)
-    convert_folder(folder, layout, settings, tmp_path / "streamed")
+    stream(folder, layout, settings, tmp_path / "streamed")
     assert same_files(tmp_path / "whole", tmp_path / "streamed")
 
 
@@ -59,11 +59,11 @@ def test_a_student_goes_on_with_what_it_learned_and_the_attention_of_its_teacher
     layout = student.layout.convert([0], to="mamba2")
     whole = convert(load_model(tmp_path / "h1"), layout, source=first, seed=9)
     save_model(whole, None, tmp_path / "whole")
-    convert_folder(tmp_path / "h1", layout, FreshSettings(seed=9), tmp_path / "h2", source=teacher)
+    stream(tmp_path / "h1", layout, FreshSettings(seed=9), tmp_path / "h2", source=teacher)
     assert same_files(tmp_path / "whole", tmp_path / "h2")
     with pytest.raises(ModelError, match="layer 2 of the source holds mamba2"):
         back = student.layout.convert([2], to="attention")
-        convert_folder(tmp_path / "h1", back, FreshSettings(), tmp_path / "x")
+        stream(tmp_path / "h1", back, FreshSettings(), tmp_path / "x")
 
 
 def test_a_dtype_can_be_chosen(tmp_path):
@@ -71,7 +71,7 @@ def test_a_dtype_can_be_chosen(tmp_path):
     model = load_model(folder, dtype=torch.bfloat16)
     layout = model.layout.convert([1], to="mamba2")
     save_model(convert(model, layout), None, tmp_path / "whole")
-    convert_folder(folder, layout, FreshSettings(), tmp_path / "half", dtype=torch.bfloat16)
+    stream(folder, layout, FreshSettings(), tmp_path / "half", dtype=torch.bfloat16)
     assert same_files(tmp_path / "whole", tmp_path / "half")
 
 
@@ -80,7 +80,7 @@ def test_files_are_as_small_as_asked_for_and_load_as_one_model(tmp_path):
     model = load_model(folder)
     layout = model.layout.convert([0, 3], to="mamba2")
     told = []
-    convert_folder(
+    stream(
         *(folder, layout, FreshSettings(seed=5), tmp_path / "small"),
         shard_bytes=32_768,
         progress=lambda done, total: told.append((done, total)),
@@ -92,7 +92,7 @@ def test_files_are_as_small_as_asked_for_and_load_as_one_model(tmp_path):
     found = load_model(tmp_path / "small").state_dict()
     for name, tensor in convert(model, layout, seed=5).state_dict().items():
         assert torch.equal(tensor, found[name]), name
-    convert_folder(tmp_path / "small", layout, FreshSettings(), tmp_path / "again")
+    stream(tmp_path / "small", layout, FreshSettings(), tmp_path / "again")
     again = load_file(tmp_path / "again" / "model.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in found.items())
 
@@ -100,7 +100,7 @@ def test_files_are_as_small_as_asked_for_and_load_as_one_model(tmp_path):
 def test_a_folder_can_be_replaced_by_its_own_student(tmp_path):
     folder = write_teacher(tmp_path / "m")
     layout = load_model(folder).layout.convert([1], to="mamba2")
-    convert_folder(folder, layout, FreshSettings(), folder)
+    stream(folder, layout, FreshSettings(), folder)
     assert load_model(folder).layout == layout
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -115,7 +115,7 @@ def test_what_stops_midway_leaves_the_old_folder_and_nothing_else(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_folder(folder, layout, FreshSettings(), before, progress=stop)
+        stream(folder, layout, FreshSettings(), before, progress=stop)
     assert {path.name: path.read_bytes() for path in before.iterdir()} == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t"]
 
@@ -126,7 +126,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkey
     free = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr("shutil.disk_usage", lambda place: free)
     with pytest.raises(MachineError, match=r"1000 B .*Make room"):
-        convert_folder(folder, layout, FreshSettings(), tmp_path / "out")
+        stream(folder, layout, FreshSettings(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_folder_is_refused_before_anything_is_written(damage, told, tm
         tensors["model.norm.weight"] = torch.ones(3)
         save_file(tensors, weights)
     with pytest.raises(ModelError, match=told):
-        convert_folder(folder, layout, FreshSettings(), tmp_path / "out")
+        stream(folder, layout, FreshSettings(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
