@@ -163,8 +163,8 @@ def _run_tile(
     row, t, d, n, group, num_tokens, num_states, is_channel,
     TOKENS: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Return the inputs of a tile but for C, what is left of the state before each token, the state after it,
-    its gradient, and the gradient handed to the tile before."""
+    """Return the inputs of a tile but for C, what is left of the state before each token, the state
+    after it, its gradient, and the gradient handed to the tile before."""
     dt_TD, decay_TDN = _load_decay(
         dt_ptr, mark_ptr, A_DN, dt_stride, row, t, d, num_tokens, is_channel, COMPUTE
     )

@@ -37,9 +37,9 @@ def ssd_triton(
     *,
     segments_BT: Tensor | None = None,
     state_BHPN: Tensor | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `hybridize.ops.ssd.ssd`; `chunk` is the number of tokens per chunk."""
+    """See `hybridize.ops.ssd.ssd`; `chunk` is the tokens of a chunk, None a choice by dtype."""
     mark_BT = None if segments_BT is None else _mark(segments_BT)
     return _Ssd.apply(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, state_BHPN, mark_BT, chunk)
 
@@ -62,7 +62,7 @@ class _Ssd(torch.autograd.Function):
         D_H: Tensor | None,
         state_BHPN: Tensor | None,
         mark_BT: Tensor | None,
-        chunk: int,
+        chunk: int | None,
     ) -> tuple[Tensor, Tensor]:
         from hybridize.ops.ssd import triton_kernels as kernels
 
@@ -232,12 +232,16 @@ def _get_counts(x_BTHP: Tensor, B_BTGN: Tensor) -> tuple[int, int, int, int, int
     return num_tokens, num_heads, num_channels, B_BTGN.shape[3], num_heads // B_BTGN.shape[2]
 
 
-def _get_sizes(x_BTHP: Tensor, B_BTGN: Tensor, chunk: int) -> dict[str, Any]:
+def _get_sizes(x_BTHP: Tensor, B_BTGN: Tensor, chunk: int | None) -> dict[str, Any]:
+    """Choose tiles that fit into registers: factors of 4 bytes leave room for half as many."""
     factor, precision = get_product_type(x_BTHP.dtype)
+    block = BLOCK if factor.primitive_bitwidth == 16 else BLOCK // 2
+    if chunk is None:
+        chunk = CHUNK if block == BLOCK or precision == "tf32" else CHUNK // 2
     return {
         "CHUNK": round_up(min(chunk, x_BTHP.shape[1]), LEAST),
-        "P": min(BLOCK, round_up(x_BTHP.shape[3], LEAST)),
-        "N": min(BLOCK, round_up(B_BTGN.shape[3], LEAST)),
+        "P": min(block, round_up(x_BTHP.shape[3], LEAST)),
+        "N": min(block, round_up(B_BTGN.shape[3], LEAST)),
         "COMPUTE": get_compute_type(x_BTHP.dtype),
         "FACTOR": factor,
         "PRECISION": precision,
