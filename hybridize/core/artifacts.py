@@ -53,6 +53,11 @@ class RunFolder:
         """Layouts and budgets of all stages."""
         return self.path / "plan.json"
 
+    @property
+    def tokens(self) -> Path:
+        """Tokens of the files that are trained and measured on."""
+        return self.path / "tokens"
+
     def importance(self, name: str) -> Path:
         """Scores of one measurement, such as `leave_one_out` or `replace_one-h8`."""
         return self.path / "importance" / f"{name}.json"

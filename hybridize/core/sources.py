@@ -105,9 +105,9 @@ class Blend(Section):
 
     kind: Literal["blend"] = "blend"
     """Where the text comes from."""
-    sources: Annotated[tuple[Part, ...], Field(strict=False, min_length=2)]
+    sources: Annotated[tuple[Part, ...], Field(strict=False, min_length=1)]
     """What is blended; no blends again."""
-    shares: Annotated[tuple[Share, ...], Field(strict=False, min_length=2)]
+    shares: Annotated[tuple[Share, ...], Field(strict=False, min_length=1)]
     """Share of each source in the tokens of a budget; they add up to 1."""
 
 

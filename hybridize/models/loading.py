@@ -87,9 +87,11 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> PreTrain
             "Copy the teacher's tokenizer files there."
         ) from error
     vocab_size = read_contents(folder, with_tensors=False).config.vocab_size
-    if len(tokenizer) > vocab_size:
+    # An embedding may have more rows, as padding; a token may have a number beyond their count.
+    num_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if num_ids > vocab_size:
         raise ModelError(
-            f"model {folder}: the tokenizer has {len(tokenizer)} tokens, but the embedding has "
+            f"model {folder}: the tokenizer has {num_ids} tokens, but the embedding has "
             f"{vocab_size} rows. Use the tokenizer that belongs to the model."
         )
     return tokenizer

@@ -24,6 +24,7 @@ from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
 from hybridize.core.shape import ModelShape
+from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
@@ -31,7 +32,7 @@ from hybridize.pipeline.street import Node
 from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
 from hybridize.stages import bench, convert, distill, evaluate, importance, merge, sft
 from hybridize.surgery.fresh import FreshSettings
-from hybridize.training.data import TokenSource
+from hybridize.training.data import TaskRows, TokenSource
 from hybridize.training.device import choose_device
 from hybridize.training.loop import FitResult
 
@@ -85,15 +86,13 @@ class Actions:
     @cached_property
     def data(self) -> TokenSource:
         """The training rows."""
-        return make_source(self.recipe.data.train, self.recipe, self.teacher.tokenizer)
+        return self._rows(self.recipe.data.train)
 
     @cached_property
     def heldout(self) -> TokenSource | None:
         """The held-out rows; None where the recipe names none."""
         source = self.recipe.data.heldout
-        if source is None:
-            return None
-        return make_source(source, self.recipe, self.teacher.tokenizer, heldout=True)
+        return None if source is None else self._rows(source, heldout=True)
 
     @cached_property
     def fresh(self) -> FreshSettings:
@@ -106,6 +105,19 @@ class Actions:
         """What fresh mixers are fitted on, if the recipe asks for it."""
         rows = make_calibration(self.data, self.recipe.mixer.calibrate)
         return rows and (rows[0].to(self.device), rows[1].to(self.device))
+
+    def _rows(self, source: Source, *, heldout: bool = False) -> TokenSource:
+        """Open a source, with its tokens kept in the run folder; say what stored text holds."""
+        rows = make_source(
+            source,
+            self.recipe,
+            self.teacher.tokenizer,
+            heldout=heldout,
+            cache=self.folder.tokens,
+        )
+        if not isinstance(rows, TaskRows):
+            self.observer.node_said("data", f"data  {rows.summary}")
+        return rows
 
     def model(self, name: str) -> Model:
         """Load a model of this run by name: `teacher`, a stage, `sft` or `merge`."""
@@ -296,7 +308,7 @@ class Actions:
         )
         fitted = sft.run(
             student,
-            make_source(section.data, self.recipe, student.tokenizer),
+            self._rows(section.data),
             sft.SftSettings(training=training),
             node.folder,
             heldout=self.heldout,

@@ -24,7 +24,7 @@ def make_source(
     *,
     heldout: bool = False,
     cache: Path | None = None,
-) -> TokenSource:
+) -> TaskRows | TextRows | BlendRows:
     """Return the rows a data section describes.
 
     Args:

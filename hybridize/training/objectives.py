@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridize.core.errors import RecipeError
+from hybridize.core.errors import ModelError, RecipeError
 from hybridize.ops.divergence import Head, LossTerm, Term, cross_entropy, head_losses
 from hybridize.training.data import Batch, TokenSource, batch
 from hybridize.training.device import precision
@@ -29,6 +29,8 @@ LOSSES = {
     "cross_entropy": "hybridize.ops.divergence:cross_entropy",
 }
 """Name of a loss -> where it is; a recipe may also give such a place itself."""
+MOST_PADDING = 1024
+"""Rows by which heads of one vocabulary may differ: models of a family are padded differently."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,22 @@ class Distillation:
         self._chunk_tokens = chunk_tokens
 
     def __call__(self, model: nn.Module, rows: Batch) -> LossSum:
-        """Return the losses of `model` on a batch; the teacher runs once, without gradient."""
+        """Return the losses of `model` on a batch; the teacher runs once, without gradient.
+
+        Raises:
+            ModelError: the vocabularies differ by more than padding.
+        """
         places_N = rows.predicting_N
         with torch.no_grad():
             teacher_ND = _hidden(self.teacher, rows, places_N)
         hidden_ND = _hidden(model, rows, places_N)
+        head, teacher_head = _shared(_head(model), _head(self.teacher))
         total, sums = head_losses(
             hidden_ND,
-            _head(model),
+            head,
             self._terms,
             teacher_hidden_ND=teacher_ND,
-            teacher_head=_head(self.teacher),
+            teacher_head=teacher_head,
             targets_N=rows.input_ids_BT.flatten()[places_N + 1],
             chunk_tokens=self._chunk_tokens,
         )
@@ -195,6 +202,27 @@ def _mean(sums: list[float], counts: list[int]) -> Mean:
 def _hidden(model: Any, rows: Batch, places_N: Tensor) -> Tensor:
     hidden_BTD: Tensor = model.hidden(rows.input_ids_BT, segments=rows.segments_BT)
     return hidden_BTD.flatten(0, 1)[places_N]
+
+
+def _shared(head: Head, teacher: Head) -> tuple[Head, Head]:
+    """Cut two heads to the tokens both have, where one is padded more than the other.
+
+    Padding that both have counts like any token: the student learns to give it as little as the
+    teacher does, and so never says it.
+    """
+    sizes = head.weight_VD.shape[0], teacher.weight_VD.shape[0]
+    if sizes[0] == sizes[1]:
+        return head, teacher
+    if abs(sizes[0] - sizes[1]) > MOST_PADDING:
+        raise ModelError(
+            f"the student has a vocabulary of {sizes[0]} tokens, the teacher one of {sizes[1]}. "
+            "Distil from a teacher with the student's tokenizer."
+        )
+    return _cut(head, min(sizes)), _cut(teacher, min(sizes))
+
+
+def _cut(head: Head, size: int) -> Head:
+    return Head(head.weight_VD[:size], None if head.bias_V is None else head.bias_V[:size])
 
 
 def _head(model: Any) -> Head:

@@ -100,7 +100,7 @@ def _text(place: str, key: str, value: Any) -> str:
 
 def _messages(place: str, key: str, value: Any) -> list[Message]:
     """Read a list of messages, those with `from` and `value` too."""
-    messages = []
+    messages: list[Message] = []
     for entry in value if isinstance(value, list) else [value]:
         message = dict(entry) if isinstance(entry, Mapping) else {}
         if "from" in message and "value" in message:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hybridize.core.errors import RecipeError
+from hybridize.core.errors import ModelError, RecipeError
 from hybridize.training.data import batch
 from hybridize.training.objectives import Distillation, NextToken, measure
 from tests.training.tiny import RandomRows, TinyModel
@@ -48,6 +48,41 @@ def test_temperature_softens_the_divergence_and_not_the_cross_entropy():
     soft = Distillation(teacher, weights, temperature=3.0)(student, rows)
     assert soft.parts["reverse_kl"] < plain.parts["reverse_kl"] / 4
     assert soft.parts["cross_entropy"] == plain.parts["cross_entropy"]
+
+
+def test_heads_padded_differently_are_compared_over_the_tokens_both_have():
+    rows = batch(RandomRows(vocab=20), 0, 2)
+    padded, teacher = TinyModel(1, vocab=23), TinyModel(2, vocab=20)
+    cut = TinyModel(1, vocab=20)
+    state = {
+        name: tensor[:20] if tensor.shape[0] == 23 else tensor
+        for name, tensor in padded.state_dict().items()
+    }
+    cut.load_state_dict(state)
+    loss, wanted = Distillation(teacher)(padded, rows), Distillation(teacher)(cut, rows)
+    torch.testing.assert_close(loss.total, wanted.total)
+    loss.total.backward()
+    assert padded.lm_head.weight.grad[:20].any() and not padded.lm_head.weight.grad[20:].any()
+    torch.testing.assert_close(
+        Distillation(padded)(teacher, rows).total, Distillation(cut)(teacher, rows).total
+    )
+
+
+def test_padding_that_both_have_counts_like_any_token():
+    """A student that would say a padded token is pulled back to the teacher's almost never."""
+    student, teacher = TinyModel(1, vocab=24), TinyModel(1, vocab=24)
+    rows = batch(RandomRows(vocab=20), 0, 2)
+    with torch.no_grad():
+        student.lm_head.weight[20:] *= 5
+    loss = Distillation(teacher)(student, rows)
+    loss.total.backward()
+    assert loss.total > 1e-3 and student.lm_head.weight.grad[20:].any()
+
+
+def test_vocabularies_that_differ_by_more_than_padding_are_refused():
+    rows = batch(RandomRows(vocab=20), 0, 1)
+    with pytest.raises(ModelError, match=r"vocabulary of 20 tokens, the teacher one of 2000\. Dis"):
+        Distillation(TinyModel(1, vocab=2000))(TinyModel(1, vocab=20), rows)
 
 
 def test_next_token_is_cross_entropy():
