@@ -14,7 +14,7 @@ from hybridize.core.errors import ModelError
 
 
 class StateLayer:
-    """The memory of a layer without attention: named tensors of fixed size, batch first."""
+    """The memory of a converted layer: named tensors of bounded size, batch first."""
 
     is_compileable = False
     is_croppable = False
@@ -70,11 +70,33 @@ class HybridCache(Cache):
         super().__init__(layers=layers)
         self.windows = tuple(windows)
         self.num_tokens = 0
+        self.ends: list[int] = []
+        self.num_generated = 0
 
     def get_state(self, layer: int) -> dict[str, Tensor]:
-        """Return the named tensors of a layer without attention, to read and to replace."""
+        """Return the named tensors of a converted layer, to read and to replace."""
         memory: Any = self.layers[layer]
         return memory.tensors
+
+    def follow(self, generation_config: Any) -> None:
+        """Note which tokens end a row in a call of `generate`, for `mask_ended`."""
+        ends = generation_config.eos_token_id
+        self.ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        self.num_generated = 0
+
+    def mask_ended(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the mask of one step of `generate`, with 0 at what is fed to rows that have ended.
+
+        Args:
+            input_ids: the prompt and what was generated behind it, (B, T).
+            attention_mask: (B, tokens seen so far and this one).
+        """
+        self.num_generated += 1
+        earlier = input_ids[:, -self.num_generated : -1]
+        if not (self.ends and any(self.is_linear) and earlier.numel()):
+            return attention_mask
+        ended_B1 = torch.isin(earlier, earlier.new_tensor(self.ends)).any(dim=1, keepdim=True)
+        return torch.cat([attention_mask[:, :-1], attention_mask[:, -1:] * ~ended_B1], dim=1)
 
     def advance(self, num_tokens: int) -> None:
         """Count tokens that all layers have seen."""

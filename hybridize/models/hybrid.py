@@ -330,19 +330,30 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         wants_cache = generation_config.use_cache is not False
         if wants_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = self.make_cache()
+        if isinstance(model_kwargs.get("past_key_values"), HybridCache):
+            model_kwargs["past_key_values"].follow(generation_config)
         prepare: Any = super()._prepare_cache_for_generation  # type: ignore[misc]
         return prepare(generation_config, model_kwargs, *args)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: HybridCache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Fill the cache afresh where the family's positions switch; see `Family`."""
+        """Fill the cache afresh where the family's positions switch; see `Family`.
+
+        Rows that have ended are masked: until the last row ends, `generate` feeds them padding, and
+        a state that took it in could not be continued by a second turn.
+        """
         switch, seen = self.model.rope_switch, getattr(past_key_values, "num_tokens", 0)
         if switch is not None and 0 < seen <= switch < input_ids.shape[1]:
             past_key_values = None
             kwargs["next_sequence_length"] = None
         prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
-        return prepare(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = prepare(input_ids, past_key_values=past_key_values, **kwargs)
+        is_step = past_key_values is not None and not kwargs.get("is_first_iteration")
+        if is_step and inputs.get("attention_mask") is not None:
+            mask_BS = past_key_values.mask_ended(input_ids, inputs["attention_mask"])
+            inputs["attention_mask"] = mask_BS
+        return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Mixer):
