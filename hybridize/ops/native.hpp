@@ -54,7 +54,8 @@ template <class T> inline void store(T* to, Vec<T> values) {
   __builtin_memcpy(to, &values, sizeof values);
 }
 
-template <class T> inline Vec<T> spread(T value) { return Vec<T>{} + value; }
+// (Minus zero, because plus zero would turn -0 into 0, and cost an instruction.)
+template <class T> inline Vec<T> spread(T value) { return value - Vec<T>{}; }
 
 // The first `count` lanes, zeros in the others.
 template <class T> inline Vec<T> keep_first(Vec<T> values, Index count) {
@@ -92,27 +93,35 @@ template <class T> inline Vec<T> exp(Vec<T> x) {
   return x < low ? zero : (x > high ? infinite : found);
 }
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, typename Vector<T>::Bits{__VA_ARGS__})
+#endif
+
+// Sums of neighbouring lanes, those of a before those of b.
+template <class T> inline Vec<T> sum_pairs(Vec<T> a, Vec<T> b) {
+  if constexpr (lanes<T> == 16)
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+         + SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  else if constexpr (lanes<T> == 8)
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  else if constexpr (lanes<T> == 4)
+    return SHUFFLE(a, b, 0, 2, 4, 6) + SHUFFLE(a, b, 1, 3, 5, 7);
+  else
+    return SHUFFLE(a, b, 0, 2) + SHUFFLE(a, b, 1, 3);
+}
+
 // The sums over the lanes of as many vectors as there are lanes: out[i] = sum of values[i].
 template <class T> inline Vec<T> sum_each(Vec<T>* values) {
-  constexpr Index n = lanes<T>;
-  for (Index half = n / 2; half > 0; half /= 2) {
-    for (Index i = 0; i < half; ++i) {
-      const Vec<T> a = values[2 * i], b = values[2 * i + 1];
-      Vec<T> even, odd;
-      for (Index j = 0; j < n / 2; ++j) {
-        even[j] = a[2 * j], odd[j] = a[2 * j + 1];
-        even[n / 2 + j] = b[2 * j], odd[n / 2 + j] = b[2 * j + 1];
-      }
-      values[i] = even + odd;
-    }
-  }
+  for (Index half = lanes<T> / 2; half > 0; half /= 2)
+    for (Index i = 0; i < half; ++i) values[i] = sum_pairs<T>(values[2 * i], values[2 * i + 1]);
   return values[0];
 }
 
 template <class T> inline T sum_lanes(Vec<T> values) {
-  T total = 0;
-  for (Index i = 0; i < lanes<T>; ++i) total += values[i];
-  return total;
+  for (Index half = lanes<T> / 2; half > 0; half /= 2) values = sum_pairs<T>(values, values);
+  return values[0];
 }
 
 // ---- memory ----------------------------------------------------------------------------------
@@ -225,28 +234,32 @@ inline void multiply_rows(T* out, Index out_row, const T* a, Index a_row, Index 
     multiply_block<T, R, 1>(out + c, out_row, a, a_row, a_column, b + c, b_row, depth, add);
 }
 
+// The rows from `r` on in blocks of R, the few left over in smaller ones; see `multiply`.
+template <class T, int R>
+inline void multiply_from(Index r, T* out, Index out_row, const T* a, Index a_row, Index a_column,
+                          const T* b, Index b_row, Index rows, Index columns, Index depth,
+                          bool add, Part part) {
+  for (; r + R <= rows; r += R) {
+    const Index first = part == Part::upper ? r : 0;
+    const Index last = part == Part::lower && r + R < depth ? r + R : depth;
+    const Index seen = part == Part::lower_out ? round_up(r + R, lanes<T>) : columns;
+    multiply_rows<T, R>(out + r * out_row, out_row, a + r * a_row + first * a_column, a_row,
+                        a_column, b + first * b_row, b_row, seen < columns ? seen : columns,
+                        last - first, add);
+  }
+  if constexpr (R > 1)
+    multiply_from<T, R / 2>(r, out, out_row, a, a_row, a_column, b, b_row, rows, columns, depth,
+                            add, part);
+}
+
 // out (rows x columns) = or += a (rows x depth) b (depth x columns); columns are whole vectors.
 template <class T>
 void multiply(T* out, Index out_row, const T* a, Index a_row, Index a_column, const T* b,
               Index b_row, Index rows, Index columns, Index depth, bool add,
               Part part = Part::whole) {
-  constexpr int step = 6;
-  for (Index r = 0; r < rows;) {
-    const Index size = r + step <= rows ? step : 1;
-    const Index first = part == Part::upper ? r : 0;
-    const Index last = part == Part::lower ? (r + size < depth ? r + size : depth) : depth;
-    Index wide = part == Part::lower_out ? round_up(r + size, lanes<T>) : columns;
-    if (wide > columns) wide = columns;
-    const T* from = a + r * a_row + first * a_column;
-    T* to = out + r * out_row;
-    if (size == step)
-      multiply_rows<T, step>(to, out_row, from, a_row, a_column, b + first * b_row, b_row, wide,
-                             last - first, add);
-    else
-      multiply_rows<T, 1>(to, out_row, from, a_row, a_column, b + first * b_row, b_row, wide,
-                          last - first, add);
-    r += size;
-  }
+  constexpr int block = VECTOR_BYTES == 64 ? 8 : 4;  // as many sums as there are registers for
+  multiply_from<T, block>(0, out, out_row, a, a_row, a_column, b, b_row, rows, columns, depth, add,
+                          part);
 }
 
 // ---- pieces of rows --------------------------------------------------------------------------
