@@ -89,7 +89,9 @@ def test_gated_delta_convolves_what_attention_projects(case: str) -> None:
     _, attention, mixer = make(case, "gated_delta", conv_bias=True)
     hidden_BTD = draw_hidden()
     wanted = project(attention, hidden_BTD)
-    q, k, v = (mixer.in_proj_qkv(hidden_BTD) + mixer.conv1d.bias).split(HEADS * WIDTH, dim=-1)
+    taps = mixer.conv1d.weight[:, 0, -1]
+    convolved_BTX = mixer.in_proj_qkv(hidden_BTD) * taps + mixer.conv1d.bias
+    q, k, v = (convolved_BTX / taps).split(HEADS * WIDTH, dim=-1)
     assert_close(v, share(wanted["v"]), 1e-5)
     assert_projected(q, wanted["q"], case)
     assert_projected(k.unflatten(-1, (-1, 2, WIDTH))[..., 0, :].flatten(2), wanted["k"], case)
