@@ -119,6 +119,39 @@ template <class T> inline Vec<T> sum_each(Vec<T>* values) {
   return values[0];
 }
 
+// a and b lane by lane in turn: the first halves, or the second ones.
+template <class T, bool second> inline Vec<T> interleave(Vec<T> a, Vec<T> b) {
+  constexpr int n = lanes<T>, h = second ? n / 2 : 0;
+  if constexpr (n == 16)
+    return SHUFFLE(a, b, h, n + h, h + 1, n + h + 1, h + 2, n + h + 2, h + 3, n + h + 3, h + 4,
+                   n + h + 4, h + 5, n + h + 5, h + 6, n + h + 6, h + 7, n + h + 7);
+  else if constexpr (n == 8)
+    return SHUFFLE(a, b, h, n + h, h + 1, n + h + 1, h + 2, n + h + 2, h + 3, n + h + 3);
+  else if constexpr (n == 4)
+    return SHUFFLE(a, b, h, n + h, h + 1, n + h + 1);
+  else
+    return SHUFFLE(a, b, h, n + h);
+}
+
+// Copy the transpose of whole blocks: rows and columns are rounded up to whole vectors.
+template <class T>
+void turn(T* out, Index out_row, const T* a, Index a_row, Index rows, Index columns) {
+  constexpr Index n = lanes<T>;
+  for (Index r = 0; r < rows; r += n)
+    for (Index c = 0; c < columns; c += n) {
+      Vec<T> block[n], next[n];
+      for (Index i = 0; i < n; ++i) block[i] = load(a + (r + i) * a_row + c);
+      for (Index done = 1; done < n; done *= 2) {
+        for (Index i = 0; i < n / 2; ++i) {
+          next[2 * i] = interleave<T, false>(block[i], block[i + n / 2]);
+          next[2 * i + 1] = interleave<T, true>(block[i], block[i + n / 2]);
+        }
+        for (Index i = 0; i < n; ++i) block[i] = next[i];
+      }
+      for (Index i = 0; i < n; ++i) store(out + (c + i) * out_row + r, block[i]);
+    }
+}
+
 template <class T> inline T sum_lanes(Vec<T> values) {
   for (Index half = lanes<T> / 2; half > 0; half /= 2) values = sum_pairs<T>(values, values);
   return values[0];

@@ -76,6 +76,8 @@ template <class T> struct Head {
       std::memcpy(target, source, width * sizeof(T));
       for (Index c = width; c < whole; ++c) target[c] = 0;
     }
+    const Index rest = round_up(piece.size, lanes<T>) - piece.size;
+    std::memset(out + piece.size * whole, 0, rest * whole * sizeof(T));
   }
 
   // Load a state stored as P x N, or zeros.
@@ -92,9 +94,7 @@ template <class T> struct Head {
     gather(Bs, N, N_, a.B + b * a.B_row + g * N, a.B_token, piece);
     if (with_queries) {
       gather(Cs, N, N_, a.C + b * a.C_row + g * N, a.C_token, piece);
-      for (Index n = 0; n < N; ++n)
-        for (Index i = L; i < L_; ++i) BT[n * longest + i] = 0;
-      transpose(BT, longest, Bs, N_, L, N);
+      turn(BT, longest, Bs, N_, L, N);
     }
     T total = 0;
     for (Index i = 0; i < L; ++i) {
@@ -171,9 +171,7 @@ template <class T> struct Head {
     fetch(piece, true);
     gather(G, P, P_, a.grad_y + (b * a.tokens * a.heads + h) * P, a.heads * P, piece);
     compare(L);
-    for (Index p = 0; p < P; ++p)
-      for (Index i = L; i < L_; ++i) XT[p * longest + i] = 0;
-    transpose(XT, longest, X, P_, L, P);
+    turn(XT, longest, X, P_, L, P);
     for (Index i = 0; i < longest; ++i) grad_step[i] = grad_sum[i] = 0;
 
     // x: what was read later in the piece, what went into the state, and D.
@@ -196,14 +194,14 @@ template <class T> struct Head {
     if (!piece.fresh) {
       raise(L);
       scale_rows(narrow, G, line, L, P_);
-      transpose(turned, N_, state, P_, N_, P);
+      turn(turned, N_, state, P_, N, P);
       add_read(L);
     }
     deposit(a.grad_C, wide, piece, first_head);
 
     multiply(wide, N_, scratch, Index(1), longest, Cs, N_, L, N_, L, false, Part::upper);
     fade(L, false);
-    transpose(turned, N_, other, P_, N_, P);
+    turn(turned, N_, other, P_, N, P);
     add_written(L);
     deposit(a.grad_B, wide, piece, first_head);
 
