@@ -31,6 +31,7 @@ def chat(
 
     prepare_machine()
     loaded = api.load_model(model, device=device)
+    loaded.need_tokenizer()
     say(repr(loaded))
     messages: Messages = []
     while question := _ask():

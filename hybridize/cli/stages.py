@@ -72,7 +72,7 @@ def importance(
     if section is None:
         raise RecipeError(f"recipe {recipe} does not list {method} under importance. Add it.")
     student = api.load_model(model, device=device)
-    train, heldout = _sources(loaded, student.tokenizer)
+    train, heldout = _sources(loaded, student.need_tokenizer())
     measured = api.measure_importance(
         student,
         heldout,
@@ -129,7 +129,7 @@ def convert(
     settings = {"init": mixer.init, "options": mixer.options, "seed": loaded.seed}
     if mixer.calibrate:
         start, source = api.load_model(model), api.load_teacher(teacher)
-        train, _ = _sources(loaded, start.tokenizer)
+        train, _ = _sources(loaded, start.need_tokenizer())
         student = api.convert(start, after, source=source, calibrate_on=train, **settings)
         student.save(out)
     else:
@@ -175,7 +175,7 @@ def distill(
     prepare_machine()
     loaded = _settings(teacher, recipe, overrides)
     model = api.load_model(student, device=device)
-    train, heldout = _sources(loaded, model.tokenizer)
+    train, heldout = _sources(loaded, model.need_tokenizer())
     trained = api.distill(
         model,
         api.load_teacher(teacher, dtype=loaded.teacher.dtype, device=device),
@@ -205,7 +205,7 @@ def sft(
     prepare_machine()
     loaded = _settings("shipped", recipe, overrides)
     model = api.load_model(student, device=device)
-    train, heldout = _sources(loaded, model.tokenizer)
+    train, heldout = _sources(loaded, model.need_tokenizer())
     trained = api.sft(
         model,
         train,

@@ -15,7 +15,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 def flops_of(recipe: Recipe, shape: ModelShape, converted: int) -> float:
     """Count the FLOPs of one token's forward pass with so many layers converted."""
-    layout = shape.layout().convert(range(converted), to=recipe.mixer.kind)
+    layout = shape.student_layout(converted, recipe.mixer.kind)
     options = {recipe.mixer.kind: recipe.mixer.options}
     return shape.flops_per_token(layout, recipe.data.sequence_length // 2, options)
 
@@ -50,7 +50,7 @@ def count_trained(recipe: Recipe, shape: ModelShape, training: Training, convert
     options = {recipe.mixer.kind: recipe.mixer.options}
     if training.train == ("mixer",):
         return converted * shape.mixer_parameters(recipe.mixer.kind, options)
-    layout = shape.layout().convert(range(converted), to=recipe.mixer.kind)
+    layout = shape.student_layout(converted, recipe.mixer.kind)
     return shape.parameters(layout, options)
 
 
@@ -58,7 +58,7 @@ def weight_bytes(recipe: Recipe, shape: ModelShape, converted: int, trained: int
     """Estimate what both models, the gradients and the optimiser take."""
     size = _BYTES[recipe.teacher.dtype]
     options = {recipe.mixer.kind: recipe.mixer.options}
-    layout = shape.layout().convert(range(converted), to=recipe.mixer.kind)
+    layout = shape.student_layout(converted, recipe.mixer.kind)
     student = shape.parameters(layout, options)
     return (shape.parameters() + student) * size + trained * STATE_BYTES
 
@@ -70,7 +70,7 @@ def activation_bytes(recipe: Recipe, shape: ModelShape, training: Training, conv
     """
     rows = max(1, training.tokens_per_step // recipe.data.sequence_length)
     tokens = min(rows, training.rows_per_microbatch or rows) * recipe.data.sequence_length
-    layout = shape.layout().convert(range(converted), to=recipe.mixer.kind)
+    layout = shape.student_layout(converted, recipe.mixer.kind)
     options = {recipe.mixer.kind: recipe.mixer.options}
     return shape.saved_values(layout, options) * tokens * _BYTES[training.dtype]
 

@@ -63,7 +63,7 @@ def plan_memory(
         gpus: which share weights, gradients, optimizer and the rows of a step.
     """
     kind, options = recipe.mixer.kind, {recipe.mixer.kind: recipe.mixer.options}
-    layout = shape.layout().convert(range(converted), to=kind)
+    layout = shape.student_layout(converted, kind)
     weight, value = BYTES[recipe.teacher.dtype], BYTES[training.dtype]
     trained = count_trained(recipe, shape, training, converted)
     taught = hasattr(training, "loss")

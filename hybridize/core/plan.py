@@ -163,7 +163,8 @@ class Plan:
         layout = self.teacher.layout()
         parameters = short_count(self.teacher.parameters())
         cache = short_bytes(self.teacher.cache_bytes(layout, self.sequence_length))
-        return ("teacher", "0", "", "", parameters, "", cache, "", "", str(layout))
+        converted = str(len(layout.converted))
+        return ("teacher", converted, "", "", parameters, "", cache, "", "", str(layout))
 
     def __str__(self) -> str:
         return self.text()
@@ -236,7 +237,7 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
             f"rows of {length} tokens, but the teacher has {shape.max_positions} positions. "
             f"Set data.sequence_length to at most {shape.max_positions}.",
         )
-    forward = flops_of(recipe, shape, 0)
+    forward, already = flops_of(recipe, shape, 0), len(shape.layout().converted)
     speed = plan_speed(recipe)
     gpus = speed.gpus
     stages = []
@@ -248,7 +249,13 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
                 f"{shape.num_layers}. Set converted to at most {shape.num_layers}, or check "
                 "teacher.model.",
             )
-        layout = shape.layout().convert(range(stage.converted), to=recipe.mixer.kind)
+        if stage.converted <= already:
+            raise recipe.error(
+                f"stages.{stage.name}.converted",
+                f"stage {stage.name} has {stage.converted} converted layers, but the teacher has "
+                f"{already} already. Set converted to more than {already}.",
+            )
+        layout = shape.student_layout(stage.converted, recipe.mixer.kind)
         memory = plan_memory(recipe, shape, stage, stage.converted, gpus) if gpus else None
         stages.append(
             StagePlan(

@@ -5,15 +5,17 @@ that is not listed in `MIXER_COUNTS` (a plugin) is counted like the attention it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from hybridize.core.artifacts import read_json
+from hybridize.core.apriel_h1 import is_apriel_h1, translate
 from hybridize.core.errors import ModelError
 from hybridize.core.families import FAMILIES
 from hybridize.core.layout import Layout
+from hybridize.core.limits import check_sizes
+from hybridize.core.model_files import INDEX, WEIGHTS, list_tensors, read_config
 
 Options = Mapping[str, Mapping[str, Any]]
 SHIPPED_TEACHER = Path(__file__).parent.parent / "assets" / "teacher"
@@ -45,15 +47,34 @@ class ModelShape:
     mlp_bias: bool
     qk_norm_size: int
     """Parameters of the norms of queries and keys; 0 where there are none."""
+    mixers: tuple[str, ...] = ()
+    """Mixer of each layer of a model that is a hybrid already; empty is attention everywhere."""
+    mixer_options: Options = field(default_factory=dict)
+    """Mixer kind -> options of the layers that hold it already."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, name: str = "config.json") -> "ModelShape":
-        """Read a Hugging Face config, or the teacher inside the config of a student.
+        """Read the config of a teacher, of a student of ours, or of a published Apriel-H1.
 
         Raises:
             ModelError: the family is not known, or a key is missing.
         """
-        config = config.get("teacher", config)
+        if is_apriel_h1(config):
+            translation = translate(config, None, name)
+            return cls._from_hybrid(vars(translation), name)
+        if isinstance(config.get("teacher"), Mapping):
+            return cls._from_hybrid(config, name)
+        return cls._from_teacher(config, name)
+
+    @classmethod
+    def _from_hybrid(cls, config: Mapping[str, Any], name: str) -> "ModelShape":
+        mixers, options = config.get("mixers") or (), config.get("mixer_options") or {}
+        shape = cls._from_teacher(config["teacher"], name)
+        return replace(shape, mixers=tuple(mixers), mixer_options=options)
+
+    @classmethod
+    def _from_teacher(cls, config: Mapping[str, Any], name: str) -> "ModelShape":
+        check_sizes(config, name)
         family = config.get("model_type")
         if family not in FAMILIES:
             raise ModelError(
@@ -102,17 +123,32 @@ class ModelShape:
         path = (SHIPPED_TEACHER if str(folder) == "shipped" else Path(folder)) / "config.json"
         if not path.exists():
             raise ModelError(f"model {folder}: there is no {path}. Check teacher.model.")
-        return cls.from_config(read_json(path), name=str(folder))
+        config = read_config(path.parent)
+        if is_apriel_h1(config) and any((path.parent / file).exists() for file in (WEIGHTS, INDEX)):
+            tensors = list_tensors(path.parent)
+            shapes = {name: place.shape for name, place in tensors.items()}
+            return cls._from_hybrid(vars(translate(config, shapes, str(folder))), str(folder))
+        return cls.from_config(config, name=str(folder))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelShape":
         """Read back what `hybridize.core.artifacts.plain` made of a shape."""
-        values = {field.name: value[field.name] for field in fields(cls)}
-        return cls(**values | {"window_layers": tuple(values["window_layers"])})
+        values = {entry.name: value[entry.name] for entry in fields(cls) if entry.name in value}
+        lists = {name: tuple(values.get(name, ())) for name in ("window_layers", "mixers")}
+        return cls(**values | lists)
 
     def layout(self) -> Layout:
-        """Return the layout of the teacher: attention everywhere."""
-        return Layout.uniform(self.num_layers)
+        """Return the layout of the model: attention everywhere, if it is no hybrid yet."""
+        return Layout(self.mixers) if self.mixers else Layout.uniform(self.num_layers)
+
+    def student_layout(self, converted: int, kind: str) -> Layout:
+        """Return the layout with so many converted layers in all, those before them first.
+
+        Counts do not depend on which layers are converted.
+        """
+        layout = self.layout()
+        free = [layer for layer, mixer in enumerate(layout.mixers) if mixer == "attention"]
+        return layout.convert(free[: max(0, converted - len(layout.converted))], to=kind)
 
     def parameters(self, layout: Layout | None = None, options: Options | None = None) -> int:
         """Count parameters exactly; a tied head is counted once."""
@@ -194,7 +230,7 @@ class ModelShape:
 
     def _counts(self, kind: str, options: Options | None) -> "MixerCounts":
         count = MIXER_COUNTS.get(kind, _attention)
-        return count(self, (options or {}).get(kind, {}))
+        return count(self, (options or {}).get(kind) or self.mixer_options.get(kind, {}))
 
     def _visible(self, counts: "MixerCounts", kind: str, layer: int) -> int | None:
         """Return how many tokens the mixer of a layer sees at most; None is all."""
@@ -256,16 +292,20 @@ def _mamba2(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
 
 def _mamba1(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     """Count the grouped Mamba-1 of Apriel-H1: in_proj makes z, x, B, C; the conv spans x."""
-    inner, grouped, hidden = shape.query_size, shape.kv_size, shape.hidden_size
+    hidden = shape.hidden_size
+    inner = int(options.get("inner_size") or shape.query_size)
+    grouped = int(options.get("shared_size") or shape.kv_size)
     state = int(options.get("state_size") or 16)
     width = int(options.get("conv_width", 4))
-    rank = ceil(hidden / 16)
-    in_proj = hidden * (2 * inner + 2 * grouped)
-    step = hidden * rank + rank * inner + inner
-    parameters = in_proj + step + inner * (width + 1) + inner * state + inner + inner * hidden
+    rank = int(options.get("step_rank") or ceil(hidden / 16))
+    rows = 2 * inner + 2 * grouped
+    step = hidden * rank + rank * inner
+    biases = inner * (options.get("conv_bias", True) + (options.get("dt_bias") != "never"))
+    biases += (rows + rank + hidden) * options.get("linear_bias", False)
+    parameters = hidden * rows + step + inner * (width + state + 1) + inner * hidden + biases
     return MixerCounts(
         parameters=parameters,
-        saved_per_token=15 * (2 * inner + 2 * grouped),
+        saved_per_token=15 * rows,
         conv_state=inner * (width - 1),
         float32_state=inner * state,
     )

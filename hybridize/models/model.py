@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hybridize.core.errors import ModelError
 from hybridize.core.layout import Layout
 from hybridize.models.folders import save_model
 from hybridize.models.hybrid import HybridForCausalLM
@@ -31,6 +32,19 @@ class Model:
     def num_parameters(self) -> int:
         """Number of distinct parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def need_tokenizer(self) -> Any:
+        """Return the tokenizer.
+
+        Raises:
+            ModelError: the model has none.
+        """
+        if self.tokenizer is None:
+            raise ModelError(
+                f"model {self.name} has no tokenizer, which text is read and written with. "
+                "Copy the teacher's tokenizer files into its folder."
+            )
+        return self.tokenizer
 
     def save(self, folder: Path | str) -> Path:
         """Write a folder that `AutoModelForCausalLM` and `load` read back, whole or not at all."""

@@ -111,7 +111,7 @@ class Actions:
         rows = make_source(
             source,
             self.recipe,
-            self.teacher.tokenizer,
+            self.teacher.need_tokenizer(),
             heldout=heldout,
             cache=self.folder.tokens,
         )

@@ -82,7 +82,7 @@ def run(
     asked = problems(kinds, num_per_kind=settings.problems, seed=settings.seed)
     answers = answer(
         model.network.eval(),
-        model.tokenizer,
+        model.need_tokenizer(),
         asked,
         max_new_tokens=settings.max_new_tokens,
         batch=settings.batch,

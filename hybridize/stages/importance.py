@@ -80,7 +80,7 @@ def leave_one_out(
     def share_right() -> float:
         answers = answer(
             model.network,
-            model.tokenizer,
+            model.need_tokenizer(),
             asked,
             max_new_tokens=settings.max_new_tokens,
             batch=64,

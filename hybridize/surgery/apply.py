@@ -32,7 +32,8 @@ def convert(
         model: a teacher or a student; it is not changed, and no tensor is shared with it.
         layout: the mixer of each layer.
         init: "from_attention" fills a mixer from the attention it replaces, "random" does not.
-        options: options of the mixer kinds that are added.
+        options: options of the mixer kinds that are added; none are those of the layers that hold
+            the kind already.
         seed: of what is drawn; a layer draws the same values whichever others are converted.
         source: the teacher, whose attention is read; None is `model` itself.
 
@@ -116,7 +117,7 @@ def _make_config(
     kept_kinds = {a for a, b in zip(model.layout.mixers, layout.mixers, strict=True) if a == b}
     known = dict(model.config.mixer_options)
     for kind in new_kinds:
-        wanted = dict(options or {})
+        wanted = dict(options or (known.get(kind, {}) if kind in kept_kinds else {}))
         if kind in kept_kinds and wanted != known.get(kind, {}):
             raise ModelError(
                 f"mixer {kind}: the options {wanted} differ from {known.get(kind, {})} of the "

@@ -25,6 +25,7 @@ class Form:
     """A form of the layout, in few words."""
 
     codes: tuple[str, ...] = ("t", "m2", "t", "m2")
+    vocabulary: int = VOCABULARY
     hidden: int = 32
     heads: int = 4
     kv_heads: int = 2
@@ -57,7 +58,7 @@ def make_config(form: Form) -> dict[str, Any]:
             "AutoConfig": "configuration_evil.EvilConfig",
             "AutoModelForCausalLM": "modeling_evil.EvilModel",
         },
-        "vocab_size": VOCABULARY,
+        "vocab_size": form.vocabulary,
         "hidden_size": form.hidden,
         "intermediate_size": 2 * form.hidden,
         "num_hidden_layers": len(form.codes),
@@ -98,9 +99,10 @@ def make_tensors(form: Form, seed: int = 0) -> dict[str, Tensor]:
 
     D, E, X, N, R = form.hidden, form.inner_size, form.shared_size, form.state, form.rank
     query, key = form.heads * form.head_dim, form.kv_heads * form.head_dim
-    tensors = {"model.embed_tokens.weight": draw(VOCABULARY, D), "model.norm.weight": 1 + draw(D)}
+    tensors = {"model.embed_tokens.weight": draw(form.vocabulary, D)}
+    tensors["model.norm.weight"] = 1 + draw(D)
     if not form.tied:
-        tensors["lm_head.weight"] = draw(VOCABULARY, D)
+        tensors["lm_head.weight"] = draw(form.vocabulary, D)
     rows = 2 * E + 2 * X + (R if form.joint else 0)
     mamba = {"in_proj": (rows, D), "dt_in_proj": (R, D), "dt_proj": (E, R)}
     mamba |= {"conv1d": (E, 1, form.conv), "out_proj": (D, E)}
