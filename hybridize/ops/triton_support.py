@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hybridize.ops.forms import get_kind
+from hybridize.ops.segments import find_starts
 
 
 def find_obstacle(device: torch.device) -> str | None:
@@ -66,6 +67,21 @@ def get_product_type(dtype: torch.dtype) -> tuple[Any, str]:
     if dtype == torch.bfloat16 and not triton.knobs.runtime.interpret:
         return tl.bfloat16, "ieee"
     return get_compute_type(dtype), "tf32" if dtype == torch.float16 else "ieee"
+
+
+def get_factor_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which factors of products that are made once are kept."""
+    import triton
+
+    if dtype == torch.bfloat16 and not triton.knobs.runtime.interpret:
+        return torch.bfloat16
+    return torch.promote_types(dtype, torch.float32)
+
+
+def mark_documents(segments_BT: Tensor) -> Tensor:
+    """Give each token twice the documents begun before it in its row, plus 1 at padding."""
+    document_BT = find_starts(segments_BT).long().cumsum(dim=1)
+    return (2 * document_BT + (segments_BT == 0)).int()
 
 
 def round_up(count: int, least: int = 1) -> int:

@@ -7,13 +7,14 @@ which `carry` writes when it runs backwards.
 import triton
 import triton.language as tl
 
-from hybridize.ops.ssd.triton_kernels import (
-    _dot,
-    _get_decays,
-    _get_steps,
-    _get_within,
-    _load,
-    _load_state,
+from hybridize.ops.triton_tiles import (
+    count_crossings,
+    dot,
+    get_decays,
+    get_steps,
+    get_within,
+    load,
+    load_state,
 )
 
 
@@ -38,19 +39,19 @@ def write_values(
     carried_SP = tl.zeros([CHUNK, P], COMPUTE)
     for n0 in range(0, num_states, N):
         first, count = group * num_states + n0, num_states - n0
-        B_SN = _load(B_ptr, B_stride, rows, inside, first, count, N)
-        C_LN = _load(C_ptr, C_stride, rows, inside, first, count, N)
-        after_PN = _load_state(grads_ptr, num_channels, num_states, p0, n0, P, N)
-        scores_LS += _dot(C_LN, tl.trans(B_SN), FACTOR, PRECISION, COMPUTE)
-        carried_SP += _dot(B_SN, tl.trans(after_PN), FACTOR, PRECISION, COMPUTE)
-    dt_L, log_L = _get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
-    _, write_L, _ = _get_decays(dt_L, log_L, A, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
-    scores_LS *= _get_within(log_L, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
+        B_SN = load(B_ptr, B_stride, rows, inside, first, count, N)
+        C_LN = load(C_ptr, C_stride, rows, inside, first, count, N)
+        after_PN = load_state(grads_ptr, num_channels, num_states, p0, n0, P, N)
+        scores_LS += dot(C_LN, tl.trans(B_SN), FACTOR, PRECISION, COMPUTE)
+        carried_SP += dot(B_SN, tl.trans(after_PN), FACTOR, PRECISION, COMPUTE)
+    dt_L, log_L = get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
+    _, write_L, _ = get_decays(dt_L, log_L, A, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
+    scores_LS *= get_within(log_L, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
     own, count = head * num_channels + p0, num_channels - p0
-    grad_LP = _load(grad_ptr, grad_stride, rows, inside, own, count, P).to(COMPUTE)
-    x_SP = _load(x_ptr, x_stride, rows, inside, own, count, P).to(COMPUTE)
+    grad_LP = load(grad_ptr, grad_stride, rows, inside, own, count, P).to(COMPUTE)
+    x_SP = load(x_ptr, x_stride, rows, inside, own, count, P).to(COMPUTE)
     written_SP = carried_SP * write_L[:, None]
-    written_SP += _dot(tl.trans(scores_LS), grad_LP, FACTOR, PRECISION, COMPUTE)
+    written_SP += dot(tl.trans(scores_LS), grad_LP, FACTOR, PRECISION, COMPUTE)
     grad_x_SP = written_SP * dt_L[:, None]
     if D_ptr is not None:
         grad_x_SP += tl.load(D_ptr + head).to(COMPUTE) * grad_LP
@@ -80,16 +81,16 @@ def write_keys(
     t, n = k * CHUNK + tl.arange(0, CHUNK), n0 + tl.arange(0, N)
     rows, inside = row * num_tokens + t, t < num_tokens
     first, count = group * num_states + n0, num_states - n0
-    B_SN = _load(B_ptr, B_stride, rows, inside, first, count, N)
-    C_LN = _load(C_ptr, C_stride, rows, inside, first, count, N)
-    scores_LS = _dot(C_LN, tl.trans(B_SN), FACTOR, PRECISION, COMPUTE)
+    B_SN = load(B_ptr, B_stride, rows, inside, first, count, N)
+    C_LN = load(C_ptr, C_stride, rows, inside, first, count, N)
+    scores_LS = dot(C_LN, tl.trans(B_SN), FACTOR, PRECISION, COMPUTE)
     grad_B_SN = tl.zeros([CHUNK, N], COMPUTE)
     grad_C_LN = tl.zeros([CHUNK, N], COMPUTE)
     for i in range(per_group):
         head = group * per_group + i
         A = tl.load(A_ptr + head).to(COMPUTE)
-        dt_L, log_L = _get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
-        read_L, write_L, keep = _get_decays(
+        dt_L, log_L = get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
+        read_L, write_L, keep = get_decays(
             dt_L, log_L, A, mark_ptr, row, k * CHUNK, num_tokens, CHUNK
         )
         at = ((row * num_chunks + k) * num_heads + head) * num_channels * num_states
@@ -98,12 +99,12 @@ def write_keys(
             num_channels, num_states, x_stride, grad_stride,
             CHUNK, P, N, COMPUTE, FACTOR, PRECISION,
         )  # fmt: skip
-        pairs_LS *= _get_within(log_L, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
+        pairs_LS *= get_within(log_L, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
         asked_LN *= read_L[:, None]
         given_SN *= write_L[:, None]
-        grad_C_LN += asked_LN + _dot(pairs_LS, B_SN, FACTOR, PRECISION, COMPUTE)
-        grad_B_SN += given_SN + _dot(tl.trans(pairs_LS), C_LN, FACTOR, PRECISION, COMPUTE)
-        grad_log_L = kept * keep + _count_crossings(
+        grad_C_LN += asked_LN + dot(pairs_LS, B_SN, FACTOR, PRECISION, COMPUTE)
+        grad_B_SN += given_SN + dot(tl.trans(pairs_LS), C_LN, FACTOR, PRECISION, COMPUTE)
+        grad_log_L = kept * keep + count_crossings(
             pairs_LS * scores_LS,
             tl.sum(C_LN.to(COMPUTE) * asked_LN, 1),
             tl.sum(B_SN.to(COMPUTE) * given_SN, 1),
@@ -133,29 +134,13 @@ def _meet_states(
     kept_N = tl.zeros([N], COMPUTE)
     for p0 in range(0, num_channels, P):
         own, count = head * num_channels + p0, num_channels - p0
-        grad_LP = _load(grad_ptr, grad_stride, rows, inside, own, count, P)
-        x_SP = _load(x_ptr, x_stride, rows, inside, own, count, P)
+        grad_LP = load(grad_ptr, grad_stride, rows, inside, own, count, P)
+        x_SP = load(x_ptr, x_stride, rows, inside, own, count, P)
         written_SP = x_SP.to(COMPUTE) * dt_L[:, None]
-        before_PN = _load_state(states_ptr, num_channels, num_states, p0, n0, P, N)
-        after_PN = _load_state(grads_ptr, num_channels, num_states, p0, n0, P, N)
-        pairs_LS += _dot(grad_LP, tl.trans(written_SP), FACTOR, PRECISION, COMPUTE)
-        asked_LN += _dot(grad_LP, before_PN, FACTOR, PRECISION, COMPUTE)
-        given_SN += _dot(written_SP, after_PN, FACTOR, PRECISION, COMPUTE)
+        before_PN = load_state(states_ptr, num_channels, num_states, p0, n0, P, N)
+        after_PN = load_state(grads_ptr, num_channels, num_states, p0, n0, P, N)
+        pairs_LS += dot(grad_LP, tl.trans(written_SP), FACTOR, PRECISION, COMPUTE)
+        asked_LN += dot(grad_LP, before_PN, FACTOR, PRECISION, COMPUTE)
+        given_SN += dot(written_SP, after_PN, FACTOR, PRECISION, COMPUTE)
         kept_N += tl.sum(before_PN.to(COMPUTE) * after_PN.to(COMPUTE), 0)
     return pairs_LS, asked_LN, given_SN, tl.sum(kept_N, 0)
-
-
-@triton.jit
-def _count_crossings(pairs_LS, read_L, written_S, CHUNK: tl.constexpr):
-    """Return for each token the sum over all that its decay stands between (L).
-
-    These are the pairs that write before it and read at or after it, reads of the state from
-    before the chunk at or after it, and writes before it that reach the end of the chunk. Sums of
-    what crosses lose less than differences of running sums.
-    """
-    i = tl.arange(0, CHUNK)
-    until_LS = tl.cumsum(pairs_LS, 1) - pairs_LS
-    crossing_L = tl.sum(tl.where(i[:, None] >= i[None, :], until_LS, 0.0), 0)
-    reads_L = tl.sum(tl.where(i[:, None] >= i[None, :], read_L[:, None], 0.0), 0)
-    writes_L = tl.sum(tl.where(i[:, None] < i[None, :], written_S[:, None], 0.0), 0)
-    return crossing_L + reads_L + writes_L

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hybridize.ops.segments import find_starts
 from hybridize.ops.triton_support import (
     flatten_rows,
     get_compute_type,
+    get_factor_dtype,
     get_product_type,
+    mark_documents,
     on_device,
     round_up,
 )
@@ -40,14 +41,8 @@ def ssd_triton(
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `hybridize.ops.ssd.ssd`; `chunk` is the tokens of a chunk, None a choice by dtype."""
-    mark_BT = None if segments_BT is None else _mark(segments_BT)
+    mark_BT = None if segments_BT is None else mark_documents(segments_BT)
     return _Ssd.apply(x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, state_BHPN, mark_BT, chunk)
-
-
-def _mark(segments_BT: Tensor) -> Tensor:
-    """Give each token twice the documents begun before it in its row, plus 1 at padding."""
-    document_BT = find_starts(segments_BT).long().cumsum(dim=1)
-    return (2 * document_BT + (segments_BT == 0)).int()
 
 
 class _Ssd(torch.autograd.Function):
@@ -148,7 +143,7 @@ def _carry(
     )
     states_BKHPN = last_BHPN.new_empty(
         (num_rows, num_chunks, *last_BHPN.shape[1:]),
-        dtype=getattr(torch, {"bf16": "bfloat16"}.get(sizes["FACTOR"].name, ""), last_BHPN.dtype),
+        dtype=get_factor_dtype(x_BTHP.dtype),
     )
     num_blocks = -(-num_channels // sizes["P"]) * -(-num_states // sizes["N"])
     values_RX, dt_RH, A_H, keys_RX = rows

@@ -3,72 +3,12 @@
 Legend: L and S tokens of one chunk that read and that write, P channels and N states of one block,
 T tokens, H heads, G groups of heads that share B and C, K chunks; the letters of a tile are the
 order of its axes.
-
-`mark` holds for every token twice the number of documents begun before it, plus 1 at padding.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _load(ptr, stride, rows, inside, first, count, COLUMNS: tl.constexpr):
-    """Load columns from `first` on of the given rows, zeros outside."""
-    c = tl.arange(0, COLUMNS)
-    place = rows[:, None] * stride + first + c[None, :]
-    return tl.load(ptr + place, mask=inside[:, None] & (c < count)[None, :], other=0)
-
-
-@triton.jit
-def _load_state(ptr, num_channels, num_states, p0, n0, P: tl.constexpr, N: tl.constexpr):
-    """Load one block (P, N) of the states of one head, zeros outside."""
-    p, n = p0 + tl.arange(0, P), n0 + tl.arange(0, N)
-    inside = (p < num_channels)[:, None] & (n < num_states)[None, :]
-    return tl.load(ptr + p[:, None] * num_states + n[None, :], mask=inside, other=0)
-
-
-@triton.jit
-def _dot(a, b, FACTOR: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr):
-    return tl.dot(a.to(FACTOR), b.to(FACTOR), input_precision=PRECISION, out_dtype=COMPUTE)
-
-
-@triton.jit
-def _get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE: tl.constexpr):
-    """Return step sizes (L), none at padding, and the log of what survives up to each token."""
-    dt_L = tl.load(dt_ptr + rows * dt_stride + head, mask=inside, other=0).to(COMPUTE)
-    if mark_ptr is not None:
-        dt_L = tl.where((tl.load(mark_ptr + rows, mask=inside, other=1) & 1) == 1, 0.0, dt_L)
-    return dt_L, tl.cumsum(dt_L * A, 0)
-
-
-@triton.jit
-def _get_decays(dt_L, log_L, A, mark_ptr, row, start, num_tokens, CHUNK: tl.constexpr):
-    """Return what survives from before the chunk to a token (L), from a token to the end of the
-    chunk (L), and from before the chunk to its end."""
-    total = tl.sum(dt_L * A, 0)
-    read_L, write_L, keep = tl.exp(log_L), tl.exp(total - log_L), tl.exp(total)
-    if mark_ptr is not None:
-        t = tl.minimum(start + tl.arange(0, CHUNK), num_tokens - 1)
-        mark_ptr += row * num_tokens
-        document_L = tl.load(mark_ptr + t) >> 1
-        before = tl.where(start > 0, tl.load(mark_ptr + tl.maximum(start - 1, 0)) >> 1, 0)
-        last = tl.load(mark_ptr + tl.minimum(start + CHUNK, num_tokens) - 1) >> 1
-        read_L = tl.where(document_L == before, read_L, 0.0)
-        write_L = tl.where(document_L == last, write_L, 0.0)
-        keep = tl.where(last == before, keep, 0.0)
-    return read_L, write_L, keep
-
-
-@triton.jit
-def _get_within(log_L, mark_ptr, row, start, num_tokens, CHUNK: tl.constexpr):
-    """Return what survives from one token of the chunk to another (L, S)."""
-    i = tl.arange(0, CHUNK)
-    seen_LS = i[:, None] >= i[None, :]
-    if mark_ptr is not None:
-        t = tl.minimum(start + i, num_tokens - 1)
-        document_L = tl.load(mark_ptr + row * num_tokens + t) >> 1
-        seen_LS = seen_LS & (document_L[:, None] == document_L[None, :])
-    return tl.exp(tl.where(seen_LS, log_L[:, None] - log_L[None, :], -float("inf")))
+from hybridize.ops.triton_tiles import dot, get_decays, get_steps, get_within, load, load_state
 
 
 @triton.jit
@@ -101,16 +41,16 @@ def carry(
         tl.store(states_ptr + at + place_PN, state_PN, mask=inside_PN)
         t = k * CHUNK + tl.arange(0, CHUNK)
         rows, inside = row * num_tokens + t, t < num_tokens
-        x_LP = _load(x_ptr, x_stride, rows, inside, head * num_channels + p0, num_channels - p0, P)
+        x_LP = load(x_ptr, x_stride, rows, inside, head * num_channels + p0, num_channels - p0, P)
         group = head // per_group
-        B_LN = _load(B_ptr, B_stride, rows, inside, group * num_states + n0, num_states - n0, N)
-        dt_L, log_L = _get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
-        read_L, write_L, keep = _get_decays(
+        B_LN = load(B_ptr, B_stride, rows, inside, group * num_states + n0, num_states - n0, N)
+        dt_L, log_L = get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
+        read_L, write_L, keep = get_decays(
             dt_L, log_L, A, mark_ptr, row, k * CHUNK, num_tokens, CHUNK
         )
         share_L = read_L if BACKWARDS else write_L * dt_L
         shared_LP = x_LP.to(COMPUTE) * share_L[:, None]
-        state_PN = keep * state_PN + _dot(tl.trans(shared_LP), B_LN, FACTOR, PRECISION, COMPUTE)
+        state_PN = keep * state_PN + dot(tl.trans(shared_LP), B_LN, FACTOR, PRECISION, COMPUTE)
     tl.store(last_ptr + own + place_PN, state_PN, mask=inside_PN)
 
 
@@ -134,18 +74,18 @@ def read(
     carried_LP = tl.zeros([CHUNK, P], COMPUTE)
     for n0 in range(0, num_states, N):
         first, count = group * num_states + n0, num_states - n0
-        B_SN = _load(B_ptr, B_stride, rows, inside, first, count, N)
-        C_LN = _load(C_ptr, C_stride, rows, inside, first, count, N)
-        state_PN = _load_state(states_ptr, num_channels, num_states, p0, n0, P, N)
-        scores_LS += _dot(C_LN, tl.trans(B_SN), FACTOR, PRECISION, COMPUTE)
-        carried_LP += _dot(C_LN, tl.trans(state_PN), FACTOR, PRECISION, COMPUTE)
-    dt_L, log_L = _get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
-    read_L, _, _ = _get_decays(dt_L, log_L, A, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
-    scores_LS *= _get_within(log_L, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
+        B_SN = load(B_ptr, B_stride, rows, inside, first, count, N)
+        C_LN = load(C_ptr, C_stride, rows, inside, first, count, N)
+        state_PN = load_state(states_ptr, num_channels, num_states, p0, n0, P, N)
+        scores_LS += dot(C_LN, tl.trans(B_SN), FACTOR, PRECISION, COMPUTE)
+        carried_LP += dot(C_LN, tl.trans(state_PN), FACTOR, PRECISION, COMPUTE)
+    dt_L, log_L = get_steps(dt_ptr, A, mark_ptr, rows, inside, dt_stride, head, COMPUTE)
+    read_L, _, _ = get_decays(dt_L, log_L, A, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
+    scores_LS *= get_within(log_L, mark_ptr, row, k * CHUNK, num_tokens, CHUNK)
     own = head * num_channels + p0
-    x_SP = _load(x_ptr, x_stride, rows, inside, own, num_channels - p0, P).to(COMPUTE)
+    x_SP = load(x_ptr, x_stride, rows, inside, own, num_channels - p0, P).to(COMPUTE)
     y_LP = carried_LP * read_L[:, None]
-    y_LP += _dot(scores_LS, x_SP * dt_L[:, None], FACTOR, PRECISION, COMPUTE)
+    y_LP += dot(scores_LS, x_SP * dt_L[:, None], FACTOR, PRECISION, COMPUTE)
     if D_ptr is not None:
         y_LP += tl.load(D_ptr + head).to(COMPUTE) * x_SP
     place = rows[:, None] * num_heads * num_channels + head * num_channels + p[None, :]
