@@ -45,9 +45,10 @@ class Mixer(Section):
     """from_attention: start from the teacher's query, key, value and output weights."""
     calibrate: Tokens | None = None
     """Training tokens on which gates and output projections of fresh mixers are fitted, in closed
-    form, to the teacher's attention; null leaves them as initialised."""
+    form, to the teacher's attention; null leaves them as initialised, as are mixers that have no
+    gate (sliding, identity)."""
     options: dict[str, Scalar] = {}  # noqa: RUF012  (pydantic copies defaults)
-    """Options of the mixer, such as expand, state_size or conv_width."""
+    """Options of the mixer, such as expand, state_size or conv_width, or window and sinks."""
 
 
 class LeaveOneOut(Section):

@@ -81,7 +81,7 @@ def calibrate(
     ctx = teacher.make_context(states[0], segments_BT=segments)
     real_BT = torch.ones_like(input_ids) == 1 if segments is None else segments != 0
     fits = []
-    for layer in _list_layers(student, teacher) if layers is None else layers:
+    for layer in list_gated(student, teacher) if layers is None else layers:
         mixer = _get_mixer(student, layer)
         original = teacher.model.layers[layer]
         input_BTD = original.normalize(states[layer], original.norms.before_mixer)
@@ -103,7 +103,8 @@ def calibrate(
     return tuple(fits)
 
 
-def _list_layers(student: HybridForCausalLM, teacher: HybridForCausalLM) -> list[int]:
+def list_gated(student: HybridForCausalLM, teacher: HybridForCausalLM) -> list[int]:
+    """List the converted layers that can be calibrated: those whose mixer has a gate."""
     return [
         layer
         for layer in student.layout.diff(teacher.layout)

@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridize.core.layout import Layout
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.surgery.apply import convert
-from hybridize.surgery.calibrate import calibrate
+from hybridize.surgery.calibrate import calibrate, list_gated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,6 @@ def convert_fresh(
     )
     if calibration is not None:
         tokens_BT, segments_BT = calibration
-        fresh = model.layout.diff(layout)
-        calibrate(student, source, tokens_BT, segments_BT, layers=fresh)
+        fresh = set(model.layout.diff(layout)) & set(list_gated(student, source))
+        calibrate(student, source, tokens_BT, segments_BT, layers=sorted(fresh))
     return student

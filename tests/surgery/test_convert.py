@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hybridize.models import HybridForCausalLM
 from hybridize.surgery import calibrate, convert
+from hybridize.surgery.fresh import FreshSettings, convert_fresh
 from tests.close import assert_close
 from tests.tiny import FAMILY_NAMES, as_student, tiny_teacher, tokens
 
@@ -201,6 +202,31 @@ def test_an_open_gate_is_nearly_constant() -> None:
     gates = layer.mixer.in_proj(layer.input_layernorm(states[1]))[..., : HEADS * WIDTH]
     assert_close(gates.mean(), torch.tensor(2.0), 1e-3)
     assert gates.std() < 0.7
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_sliding_gets_the_attention_whole(family: str) -> None:
+    teacher = as_student(tiny_teacher(family))
+    options = {"window": 24, "sinks": 2}
+    student = convert(teacher, teacher.layout.convert([1, 2], to="sliding"), options=options)
+    attention = teacher.model.layers[1].self_attn.state_dict()
+    copied = student.model.layers[1].mixer.attention.state_dict()
+    assert attention.keys() == copied.keys()
+    assert all(torch.equal(copied[name], tensor) for name, tensor in attention.items())
+    assert torch.equal(student(tokens()).logits, teacher(tokens()).logits)
+    beyond = tokens(2, 32)
+    found, wanted = student(beyond).logits, teacher(beyond).logits
+    assert_close(found[:, :24], wanted[:, :24], 1e-6)
+    assert not torch.equal(found[:, 24:], wanted[:, 24:])
+
+
+def test_a_mixer_without_a_gate_is_left_alone_by_a_recipe_that_calibrates() -> None:
+    teacher = as_student(tiny_teacher())
+    settings = FreshSettings(options={"window": 24})
+    layout = teacher.layout.convert([1], to="sliding")
+    calibration = (tokens(), torch.ones(2, 24, dtype=torch.long))
+    student = convert_fresh(teacher, layout, settings, source=teacher, calibration=calibration)
+    assert torch.equal(student(tokens()).logits, teacher(tokens()).logits)
 
 
 def test_what_cannot_be_calibrated_is_refused() -> None:
