@@ -32,6 +32,7 @@ from hybridize.pipeline.street import Node
 from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
 from hybridize.stages import bench, convert, distill, evaluate, importance, merge, sft
 from hybridize.surgery.fresh import FreshSettings
+from hybridize.training.blend import warn_of_overlap
 from hybridize.training.data import TaskRows, TokenSource
 from hybridize.training.device import choose_device
 from hybridize.training.loop import FitResult
@@ -92,7 +93,11 @@ class Actions:
     def heldout(self) -> TokenSource | None:
         """The held-out rows; None where the recipe names none."""
         source = self.recipe.data.heldout
-        return None if source is None else self._rows(source, heldout=True)
+        if source is None:
+            return None
+        rows = self._rows(source, heldout=True)
+        warn_of_overlap(self.data, rows)
+        return rows
 
     @cached_property
     def fresh(self) -> FreshSettings:

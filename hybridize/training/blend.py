@@ -1,10 +1,16 @@
-"""Several sources in fixed shares, spread evenly over the rows."""
+"""Several sources in fixed shares, spread evenly over the rows; and what two sources share."""
 
+import logging
 from collections.abc import Sequence
 from math import floor
 
+import numpy as np
+
 from hybridize.core.errors import RecipeError
 from hybridize.training.data import Row, TokenSource
+from hybridize.training.text_rows import TextRows
+
+LOG = logging.getLogger("hybridize.data")
 
 
 class BlendRows:
@@ -72,3 +78,23 @@ class BlendRows:
         """Return row number `index`; the same row every time."""
         source, row = self.place(index)
         return self.sources[source].row(row)
+
+
+def warn_of_overlap(train: TokenSource, heldout: TokenSource) -> None:
+    """Log a warning where prompts that are measured on are trained on too."""
+    trained, measured = _prompts(train), _prompts(heldout)
+    shared = int(np.isin(measured, trained).sum())
+    if shared:
+        LOG.warning(
+            "data: %d of %d held-out prompts are trained on too, so held-out losses will look too "
+            "good. Take them out of one of the files, or hold out a heldout_share.",
+            shared,
+            len(measured),
+        )
+
+
+def _prompts(source: TokenSource) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Return the hash of each prompt of stored text, once."""
+    sources = source.sources if isinstance(source, BlendRows) else (source,)
+    found = [part.prompts for part in sources if isinstance(part, TextRows)]
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))

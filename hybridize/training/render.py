@@ -187,10 +187,16 @@ def _turn(prompt: str, said: str, message: Message, tokenizer: Tokenizer) -> tup
     thoughts = thoughts or next(
         (str(message[key]).strip() for key in _THOUGHTS if key in message), ""
     )
-    rest = said[len(prompt) :]
-    if said.startswith(prompt) and thoughts in rest and answer in rest:
-        return prompt, rest[: _end(rest, answer, tokenizer)]
-    return prompt, _by_hand(prompt, thoughts, content) + _closing(tokenizer)
+    opened = next((mark for mark in MARKS if prompt.rstrip().endswith(mark)), None)
+    prompts = [prompt]
+    if opened and not thoughts:
+        # An answer without thoughts does not begin with them, though it was asked for some.
+        prompts.append(prompt.rstrip().removesuffix(opened))
+    for asked in prompts:
+        rest = said[len(asked) :]
+        if said.startswith(asked) and thoughts in rest and answer in rest:
+            return asked, rest[: _end(rest, answer, tokenizer)]
+    return prompt, _by_hand(prompt, opened, thoughts, content) + _closing(tokenizer)
 
 
 def _end(rest: str, answer: str, tokenizer: Tokenizer) -> int:
@@ -210,9 +216,8 @@ def _end(rest: str, answer: str, tokenizer: Tokenizer) -> int:
     return end
 
 
-def _by_hand(prompt: str, thoughts: str, content: str) -> str:
+def _by_hand(prompt: str, opened: str | None, thoughts: str, content: str) -> str:
     """Write an answer whose thoughts the template would leave out, behind its generation prompt."""
-    opened = next((mark for mark in MARKS if prompt.rstrip().endswith(mark)), None)
     if not any(mark in content for mark in MARKS.values()) and thoughts:
         opening = opened or "<think>"
         content = f"{opening}\n{thoughts}\n{MARKS[opening]}\n\n{content}"

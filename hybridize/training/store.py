@@ -8,6 +8,7 @@ another name and renamed, so whoever finds it finds it whole.
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -86,7 +87,7 @@ class TokenStore:
             "format": FORMAT,
             "source": {key: value for key, value in asdict(source).items() if key != "keys"},
             "keys": dict(source.keys),
-            "tokenizer": hash_tokenizer(tokenizer),
+            "tokenizer": _hash_whole(tokenizer),
             "checksum": source.checksum(),
         }
         if cache is None:
@@ -136,6 +137,9 @@ def _write(folder: Path, source: StoredText, tokenizer: Tokenizer, about: dict[s
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         counts = _fill(fresh, source, tokenizer)
+        for path in fresh.glob("*.bin"):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         sizes = {path.name: path.stat().st_size for path in sorted(fresh.glob("*.bin"))}
         dtype = _dtype(tokenizer).name
         write_json(
@@ -227,6 +231,15 @@ def _documents(
         tally["records"] += 1
         tally["empty"] += not documents
         yield from documents
+
+
+def _hash_whole(tokenizer: Tokenizer) -> str:
+    """Hash a tokenizer with its merges and rules; how it pads and cuts batches does not matter."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        return hash_tokenizer(tokenizer)
+    rules = {**json.loads(core.to_str()), "truncation": None, "padding": None}
+    return hash_json([hash_tokenizer(tokenizer), rules])
 
 
 def _hash_group(group: str) -> int:

@@ -77,6 +77,8 @@ class TextRows:
             **{key: value for key, value in self.store.about.items() if key != "counts"},
         }
         documents_D = self._choose()
+        self.prompts = self.store.groups_D[documents_D]
+        """Hash of the prompt of each document."""
         self._starts_P, self._lengths_P, self.num_long = self._cut(documents_D)
         self.num_documents = len(documents_D)
         self._check()

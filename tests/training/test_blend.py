@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridize.core.errors import RecipeError
-from hybridize.training.blend import BlendRows
+from hybridize.training.blend import BlendRows, warn_of_overlap
 from tests.training.text_files import open_rows, write
 from tests.training.tiny import RandomRows
 
@@ -43,6 +43,18 @@ def test_a_pass_ends_where_the_first_source_comes_again(tmp_path):
     rows = BlendRows([RandomRows(), texts], [0.75, 0.25])
     assert rows.rows_per_pass == 80 and blend(0.5, 0.5).rows_per_pass is None
     assert rows.summary.startswith("75.0% RandomRows\n25.0% ")
+
+
+def test_prompts_that_are_trained_and_measured_on_are_warned_of(tmp_path, caplog):
+    one = open_rows(write(tmp_path / "one.jsonl", [{"text": "a"}, {"text": "b"}, {"text": "b"}]))
+    two = open_rows(write(tmp_path / "two.jsonl", [{"text": "b"}, {"text": "c"}]))
+    warn_of_overlap(BlendRows([RandomRows(sequence_length=32), one], [0.5, 0.5]), two)
+    assert "1 of 2 held-out prompts are trained on too" in caplog.text
+    caplog.clear()
+    three = open_rows(write(tmp_path / "three.jsonl", [{"text": "d"}]))
+    warn_of_overlap(one, three)
+    warn_of_overlap(RandomRows(), RandomRows())
+    assert not caplog.records
 
 
 def test_shares_and_lengths_that_do_not_fit_are_refused():

@@ -129,6 +129,12 @@ def test_thoughts_that_a_template_never_renders_are_laid_behind_its_question():
     )
 
 
+def test_an_answer_without_thoughts_is_not_laid_into_thoughts():
+    tokenizer, [encoded] = encode({"messages": CHAT[:2]}, THOUGHTLESS)
+    assert tokenizer.decode(encoded.ids) == "<bos><|user|>the cat<|assistant|>said hello<eos>"
+    assert spans(tokenizer, encoded) == ["said hello<eos>"]
+
+
 def test_prompts_of_messages_and_names_of_other_projects_are_read():
     record = {"prompt": CHAT[:3], "completion": CHAT[3:]}
     tokenizer, [encoded] = encode(record, PLAIN)

@@ -5,10 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from hybridize.core.errors import MachineError, RunError
 from hybridize.core.stored_text import StoredText
 from hybridize.training.store import TokenStore
+from tests.training.chats import byte_tokenizer
 from tests.training.text_files import open_rows, write
 from tests.training.tiny import WordTokenizer
 
@@ -61,6 +63,17 @@ def test_another_tokenizer_template_or_key_has_a_store_of_its_own(path, tmp_path
         open_store(path, tokenizer, tmp_path / "cache")
     open_rows(path, keys={"text": "text"}, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_tokenizers_of_one_vocabulary_and_other_rules_are_told_apart(path, tmp_path):
+    one, other = byte_tokenizer(), byte_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    for tokenizer in (one, other, one):
+        open_store(path, tokenizer, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    one.backend_tokenizer.enable_padding()
+    open_store(path, one, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_a_damaged_store_is_made_again(path, tmp_path, caplog):
