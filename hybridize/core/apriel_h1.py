@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
+from hybridize.core.auto_names import APRIEL_H1
 from hybridize.core.errors import ModelError
 from hybridize.core.model_files import tell
 
-MODEL_TYPES = ("apriel_ssm_thinker_hybrid", "apriel_hybrid_ssm", "apriel_h", "apriel_h1")
-"""The model_type of training exports, of Fast-LLM, and of the releases."""
 CODES = {"t": "attention", "m2": "mamba1", "i": "identity"}
 """Word of hybrid_block_layout -> mixer; "i" leaves the whole layer out, MLP and norms too."""
 OWN_KEYS = ("hybrid_block_layout", "ssm_cfg", "model_type", "architectures", "auto_map")
@@ -75,7 +74,7 @@ def is_apriel_h1(values: Values, names: Iterable[str] = ()) -> bool:
     """Tell whether a config.json, and the names of tensors where at hand, are of Apriel-H1."""
     if values.get("model_type") == "hybridize":
         return False
-    if values.get("model_type") in MODEL_TYPES or {"hybrid_block_layout", "ssm_cfg"} & set(values):
+    if values.get("model_type") in APRIEL_H1 or {"hybrid_block_layout", "ssm_cfg"} & set(values):
         return True
     return any(_IN_LAYER.fullmatch(name) and name.endswith(".mixer.A_log") for name in names)
 

@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from hybridize.core.apriel_h1 import MODEL_TYPES
-
 TABLE = "transformers.models.auto.configuration_auto"
-NAMES = ("hybridize", *MODEL_TYPES)
+APRIEL_H1 = ("apriel_ssm_thinker_hybrid", "apriel_hybrid_ssm", "apriel_h", "apriel_h1")
+"""The model_type of published Apriel-H1: of training exports, of Fast-LLM, and of releases."""
+NAMES = ("hybridize", *APRIEL_H1)
 """Values of model_type in config.json."""
 
 

@@ -13,6 +13,7 @@ from hybridize.core.machine import Speed, plan_speed
 from hybridize.core.memory import Memory, plan_memory
 from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
+from hybridize.core.sections import Stage
 from hybridize.core.shape import ModelShape
 
 HEADER = (
@@ -237,24 +238,12 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
             f"rows of {length} tokens, but the teacher has {shape.max_positions} positions. "
             f"Set data.sequence_length to at most {shape.max_positions}.",
         )
-    forward, already = flops_of(recipe, shape, 0), len(shape.layout().converted)
+    forward = flops_of(recipe, shape, 0)
     speed = plan_speed(recipe)
     gpus = speed.gpus
     stages = []
     for stage in recipe.stages:
-        if stage.converted > shape.num_layers:
-            raise recipe.error(
-                f"stages.{stage.name}.converted",
-                f"stage {stage.name} converts {stage.converted} layers, but the teacher has "
-                f"{shape.num_layers}. Set converted to at most {shape.num_layers}, or check "
-                "teacher.model.",
-            )
-        if stage.converted <= already:
-            raise recipe.error(
-                f"stages.{stage.name}.converted",
-                f"stage {stage.name} has {stage.converted} converted layers, but the teacher has "
-                f"{already} already. Set converted to more than {already}.",
-            )
+        _check_converted(recipe, shape, stage)
         layout = shape.student_layout(stage.converted, recipe.mixer.kind)
         memory = plan_memory(recipe, shape, stage, stage.converted, gpus) if gpus else None
         stages.append(
@@ -294,6 +283,24 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
 
 def _memory(value: Mapping[str, float] | None) -> Memory | None:
     return None if value is None else Memory(**value)
+
+
+def _check_converted(recipe: Recipe, shape: ModelShape, stage: Stage) -> None:
+    """Check that the teacher has the layers a stage converts, and had not converted them before."""
+    place, already = f"stages.{stage.name}.converted", len(shape.layout().converted)
+    if stage.converted > shape.num_layers:
+        raise recipe.error(
+            place,
+            f"stage {stage.name} converts {stage.converted} layers, but the teacher has "
+            f"{shape.num_layers}. Set converted to at most {shape.num_layers}, or check "
+            "teacher.model.",
+        )
+    if stage.converted <= already:
+        raise recipe.error(
+            place,
+            f"stage {stage.name} has {stage.converted} converted layers, but the teacher has "
+            f"{already} already. Set converted to more than {already}.",
+        )
 
 
 def _tuple(value: Sequence[int] | None) -> tuple[int, ...] | None:

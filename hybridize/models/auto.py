@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hybridize.core.apriel_h1 import MODEL_TYPES
+from hybridize.core.auto_names import APRIEL_H1
 from hybridize.models.apriel_h1 import make_config, read_apriel_h1
 from hybridize.models.folders import find_folder, read_contents
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
@@ -38,7 +38,9 @@ class AprielH1ForCausalLM(HybridForCausalLM):
     config_class = AprielH1Config
 
     @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]  # transformers' own options pass through
+        cls, path: Any, *args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
         """Load a published checkpoint as a `HybridForCausalLM`, with transformers' own options.
 
         Raises:
@@ -60,6 +62,6 @@ def register() -> None:
     """Make our classes known to AutoConfig and AutoModelForCausalLM."""
     AutoConfig.register(HybridConfig.model_type, HybridConfig, exist_ok=True)
     AutoModelForCausalLM.register(HybridConfig, HybridForCausalLM, exist_ok=True)
-    for model_type in MODEL_TYPES:
+    for model_type in APRIEL_H1:
         CONFIG_MAPPING.register(model_type, AprielH1Config, exist_ok=True)
     AutoModelForCausalLM.register(AprielH1Config, AprielH1ForCausalLM, exist_ok=True)

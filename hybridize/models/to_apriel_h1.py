@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridize.core.apriel_h1 import CODES, MODEL_TYPES
+from hybridize.core.apriel_h1 import CODES
 from hybridize.core.artifacts import write_json
+from hybridize.core.auto_names import APRIEL_H1
 from hybridize.core.errors import ModelError
 from hybridize.models.apriel_h1 import FORMAT
 from hybridize.models.folders import write_tensors
@@ -123,7 +124,7 @@ def _published_config(network: HybridForCausalLM) -> dict[str, Any]:
     rope = dict(getattr(teacher, "rope_parameters", None) or {})
     theta = rope.pop("rope_theta", 10_000.0)
     values |= {
-        "model_type": MODEL_TYPES[0],
+        "model_type": APRIEL_H1[0],
         "architectures": ["AprielThinkerSSMHybridForCausalLM"],
         "head_dim": config.head_dim,
         "sliding_window": getattr(teacher, "sliding_window", None),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import hybridize as hz
-from hybridize.core.apriel_h1 import MODEL_TYPES
+from hybridize.core.auto_names import APRIEL_H1
 from hybridize.core.errors import ModelError
 from hybridize.core.model_files import list_tensors
 from hybridize.models import HybridForCausalLM, load_model
@@ -170,7 +170,7 @@ def test_mixed_types_are_kept(name: str, how: str, tmp_path: Path) -> None:
     assert largest(whole(tokens(1, 12, vocab=VOCABULARY)).logits[0], wanted) < LARGEST
 
 
-@pytest.mark.parametrize("model_type", [*MODEL_TYPES, "mistral", "something_else", None])
+@pytest.mark.parametrize("model_type", [*APRIEL_H1, "mistral", "something_else", None])
 def test_it_is_told_by_what_it_holds(model_type: str | None, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "m", Form(config={"model_type": model_type}))
     assert str(load_model(folder).layout) == "AmAm"
@@ -181,7 +181,7 @@ def test_it_is_told_by_what_it_holds(model_type: str | None, tmp_path: Path) -> 
         assert str(load_model(folder).layout) == "AmAm"
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", APRIEL_H1)
 def test_transformers_knows_every_name(model_type: str, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "m", Form(config={"model_type": model_type}, rank=3))
     config = AutoConfig.from_pretrained(folder)
