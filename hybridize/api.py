@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hybridize.core.errors import RecipeError
+from hybridize.core.errors import RecipeError, RunError
 from hybridize.core.importance import Importance
 from hybridize.core.layout import Layout
 from hybridize.core.quantities import parse_tokens
@@ -223,6 +223,7 @@ def distill(
         loss=section.loss,
         temperature=section.temperature,
     )
+    _check_tokens(student, data)
     trained = _copy(student)
     distill_stage.run(trained, teacher, data, how, out, heldout=heldout, progress=progress)
     return trained
@@ -240,6 +241,7 @@ def sft(
 ) -> Model:
     """Return `student` trained on the completions of `data` for `tokens`; raises like `distill`."""
     how = sft_stage.SftSettings(training=_fit_settings(settings, data, tokens))
+    _check_tokens(student, data)
     trained = _copy(student)
     sft_stage.run(trained, data, how, out, heldout=heldout, progress=progress)
     return trained
@@ -343,6 +345,16 @@ def open_run(folder: Path | str) -> RunData:
 def show_steps(name: str) -> ConsoleLine:
     """Make a `progress` that shows training on the standard error, under `name`."""
     return ConsoleLine(name, sys.stderr)
+
+
+def _check_tokens(model: Model, data: TokenSource) -> None:
+    """Refuse text of another tokenizer, before an embedding is asked for what it has not."""
+    largest, size = getattr(data, "largest_token", 0), model.network.config.vocab_size
+    if largest >= size:
+        raise RunError(
+            f"data has the token {largest}, but {model.name} has embeddings for {size} tokens. "
+            "Load it with the model's own tokenizer."
+        )
 
 
 def _copy(model: Model) -> Model:

@@ -66,6 +66,20 @@ def test_a_wrong_setting_is_named_like_in_a_recipe(teacher, data):
         hz.distill(teacher, teacher, data, tokens="1k")
 
 
+def test_text_of_another_tokenizer_is_refused(teacher, tmp_path):
+    class More(Words):
+        def get_vocab(self):
+            return {f"w{number}": number for number in range(100)}
+
+        def __call__(self, text, *, add_special_tokens=True):
+            return {"input_ids": [90 for _ in text.split()]}
+
+    (tmp_path / "x.jsonl").write_text('{"text": "a b c"}\n')
+    data = hz.load_text(tmp_path / "x.jsonl", tokenizer=More(), sequence_length=16)
+    with pytest.raises(hz.RunError, match="the token 90, but teacher has embeddings for 64 tokens"):
+        hz.sft(teacher, data, tokens=32, settings=SETTINGS)
+
+
 def test_bench_prints_a_table(teacher):
     text = repr(hz.bench([teacher], context_tokens=[4], output_tokens=1, repeats=1))
     assert "teacher" in text

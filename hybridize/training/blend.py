@@ -57,6 +57,11 @@ class BlendRows:
         return any(getattr(source, "has_thoughts", False) for source in self.sources)
 
     @property
+    def largest_token(self) -> int:
+        """Largest token id of the sources that know theirs."""
+        return max(getattr(source, "largest_token", 0) for source in self.sources)
+
+    @property
     def summary(self) -> str:
         """Say in a line a source what there is."""
         lines = [

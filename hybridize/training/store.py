@@ -53,6 +53,8 @@ class Counts:
     """Documents whose tokens are those of an earlier one; they are kept."""
     inexact: int
     """Documents whose tokens are those of their pieces, since a token would straddle two."""
+    largest_token: int
+    """Largest of all token ids."""
     thoughts: int
     """Of the first documents looked at, those that show thoughts."""
 
@@ -181,7 +183,7 @@ def _fill(folder: Path, source: StoredText, tokenizer: Tokenizer) -> Counts:
     dtype, encoder = _dtype(tokenizer), Encoder(tokenizer)
     largest = max(tokenizer.get_vocab().values())
     starts, groups, seen = [0], list[int](), set[bytes]()
-    counted = duplicates = inexact = thoughts = 0
+    counted = duplicates = inexact = thoughts = most = 0
     tally = {"records": 0, "empty": 0}
     with (folder / "tokens.bin").open("wb") as tokens, (folder / "counted.bin").open("wb") as mask:
         documents = _documents(source, tokenizer, tally)
@@ -189,9 +191,13 @@ def _fill(folder: Path, source: StoredText, tokenizer: Tokenizer) -> Counts:
             for document, encoded in zip(some, encoder.encode(some), strict=True):
                 if len(groups) < DOCUMENTS_LOOKED_AT:
                     thoughts += shows_thoughts("".join(text for text, _ in document.pieces))
-                if max(encoded.ids) > largest:
+                if not encoded.ids:
+                    tally["empty"] += 1
+                    continue
+                most = max(most, max(encoded.ids))
+                if most > largest:
                     raise RunError(
-                        f"data {source.name} has the token {max(encoded.ids)}, but the vocabulary "
+                        f"data {source.name} has the token {most}, but the vocabulary "
                         f"of the tokenizer ends at {largest}. Use the teacher's own tokenizer."
                     )
                 ids = np.array(encoded.ids, dtype).tobytes()
@@ -213,6 +219,7 @@ def _fill(folder: Path, source: StoredText, tokenizer: Tokenizer) -> Counts:
         counted=counted,
         duplicates=duplicates,
         inexact=inexact,
+        largest_token=most,
         thoughts=thoughts,
     )
 

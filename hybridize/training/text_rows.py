@@ -99,6 +99,11 @@ class TextRows:
         return self.store.counts.thoughts > 0
 
     @property
+    def largest_token(self) -> int:
+        """Largest of all token ids."""
+        return self.store.counts.largest_token
+
+    @property
     def summary(self) -> str:
         """Say in one line what there is, what was left out, and what was cut."""
         counts = self.store.counts

@@ -38,6 +38,18 @@ def test_a_store_holds_tokens_masks_and_the_bounds_of_documents(path, tmp_path):
     assert len(about["checksum"]) == len(about["tokenizer"]) == 64
 
 
+def test_text_without_any_token_is_left_out(tmp_path):
+    class Bare(WordTokenizer):
+        eos_token_id = None
+
+        def __call__(self, text, **_):
+            return super().__call__(text, add_special_tokens=False)
+
+    path = write(tmp_path / "blank.jsonl", [{"text": "  "}, {"text": "a b"}])
+    store = open_store(path, Bare())
+    assert (store.counts.documents, store.counts.empty, store.counts.tokens) == (1, 1, 2)
+
+
 def test_a_store_is_found_again_without_tokenising(path, tmp_path):
     first = open_store(path, cache=tmp_path / "cache")
     again = WordTokenizer()
