@@ -11,6 +11,7 @@ up to `window` tokens this is the teacher's attention, number for number.
 """
 
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,9 @@ class Sliding(Mixer):
         self.window, self.sinks = window, sinks
         self.attention = shape.make_attention()
         # Its masks are those of sdpa, whichever implementation the other layers take.
-        self.attention.config = copy(self.attention.config)
-        self.attention.config._attn_implementation = "sdpa"
+        config: Any = copy(self.attention.config)
+        config._attn_implementation = "sdpa"
+        self.attention.config = config
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Mix the tokens of each document; see `Mixer.forward`."""
@@ -79,7 +81,7 @@ class Sliding(Mixer):
             mixed.append(output_BCD)
             rolling.forget()
         if state is not None:
-            state.update(keys=rolling.keys, values=rolling.values, count=rolling.count_B)
+            state.update(rolling.get_state())
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
@@ -108,6 +110,7 @@ class _RollingKeys:
         self.sinks, self.num_latest = sinks, window - 1
         self.keys, self.values = state.get("keys"), state.get("values")
         self.count_B = state.get("count")
+        self.place_BS: Tensor | None = None
 
     def look(self, hidden_BCD: Tensor, real_BC: Tensor | None) -> Tensor | None:
         """Return who sees whom, (B, C, S + C); None is plainly causal."""
@@ -115,6 +118,10 @@ class _RollingKeys:
         if self.count_B is None:
             self.count_B = torch.zeros(num_rows, dtype=torch.long, device=hidden_BCD.device)
         num_slots = 0 if self.keys is None else self.keys.shape[2]
+        self.place_BS = None
+        if num_tokens == 1 and real_BC is None and bool((self.count_B >= num_slots).all()):
+            self.count_B = self.count_B + 1
+            return None  # every slot is held for the very next token
         is_plain = num_slots == 0 and real_BC is None and num_tokens <= self.num_latest + 1
         if real_BC is None:
             real_BC = hidden_BCD.new_ones(num_rows, num_tokens, dtype=torch.bool)
@@ -147,9 +154,25 @@ class _RollingKeys:
         """Drop what no later token sees."""
         assert self.keys is not None and self.values is not None and self.count_B is not None
         num_slots = min(self.keys.shape[2], self.sinks + self.num_latest)
+        if self.place_BS is None:
+            if self.keys.shape[2] > num_slots:
+                self.keys, self.values = (
+                    self._drop_oldest(self.keys),
+                    self._drop_oldest(self.values),
+                )
+            return
         first_B1 = self.count_B[:, None] - self.num_latest
         kept_BS = (self.place_BS >= first_B1) | (self.place_BS < self.sinks)
         gone_BS = (self.place_BS < 0) | ~kept_BS
         order_BS = gone_BS.long().argsort(dim=1, stable=True)[:, :num_slots]
         index = order_BS[:, None, :, None].expand(-1, *self.keys.shape[1:2], -1, self.keys.shape[3])
         self.keys, self.values = self.keys.gather(2, index), self.values.gather(2, index)
+
+    def get_state(self) -> dict[str, Tensor]:
+        """Return what a later call goes on from."""
+        assert self.keys is not None and self.values is not None and self.count_B is not None
+        return {"keys": self.keys, "values": self.values, "count": self.count_B}
+
+    def _drop_oldest(self, values_BHSK: Tensor) -> Tensor:
+        """Drop the token behind the sinks."""
+        return torch.cat([values_BHSK[:, :, : self.sinks], values_BHSK[:, :, self.sinks + 1 :]], 2)
