@@ -9,7 +9,7 @@ of the pass.
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -71,10 +71,11 @@ class TextRows:
         self.source, self.settings = source, settings or TextSettings()
         self.store = TokenStore.open(source, tokenizer, cache)
         self.identity: dict[str, Any] = {
+            "kind": "text",
             "seed": seed,
             "sequence_length": sequence_length,
-            "settings": self.settings,
-            **{key: value for key, value in self.store.about.items() if key != "counts"},
+            **asdict(self.settings),
+            **{key: self.store.about[key] for key in ("checksum", "keys", "tokenizer", "format")},
         }
         documents_D = self._choose()
         self.prompts = self.store.groups_D[documents_D]

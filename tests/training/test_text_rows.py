@@ -8,11 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridize.core.errors import RecipeError, RunError
+from hybridize.core.errors import Interrupted, RecipeError, RunError
 from hybridize.tasks.words import LETTERS
 from hybridize.training.data import batch, share_of_rank
+from hybridize.training.loop import fit
+from hybridize.training.objectives import NextToken
+from hybridize.training.optim import OptimizerSettings
+from hybridize.training.settings import FitSettings
 from hybridize.training.text_rows import read_settings
 from tests.training.text_files import documents_of, one_pass, open_rows, text_of, write
+from tests.training.tiny import TinyModel
 
 
 @pytest.fixture
@@ -178,6 +183,31 @@ def test_settings_of_text_are_read_from_words():
         read_settings({"long_documents": "cut"})
     with pytest.raises(RecipeError, match="no setting of split"):
         read_settings({"side": "train"})
+
+
+def test_training_goes_on_in_the_same_rows_and_not_on_a_changed_file(texts, tmp_path):
+    settings = FitSettings(
+        tokens=8 * 64, tokens_per_step=64, optimizer=OptimizerSettings(lr=1e-2), train=("all",)
+    )
+
+    def train(out, **options):
+        model = TinyModel(1)
+        source = open_rows(texts, cache=tmp_path / "cache")
+        fit(model, NextToken(), source, settings, tmp_path / out, **options)
+        return model.state_dict()
+
+    whole = train("whole")
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        train("broken", stop=lambda: next(asked))
+    continued = train("broken")
+    assert all(torch.equal(value, continued[name]) for name, value in whole.items())
+    with pytest.raises(Interrupted):
+        train("changed", stop=lambda: True)
+    with texts.open("a") as file:
+        file.write('{"text": "z z z"}\n')
+    with pytest.raises(RunError, match=r"of another run.*checksum"):
+        train("changed")
 
 
 def test_several_files_are_read_as_one(tmp_path):
