@@ -27,6 +27,7 @@ LARGE = {
     "causal_conv": Size(num_tokens=4096, heads=64, channels=64),
     "selective_scan": Size(num_tokens=2048, heads=32, groups=32, channels=64, states=16),
     "ssd": Size(num_tokens=4096, heads=32, groups=8, channels=64, states=128),
+    "gated_delta_rule": Size(num_tokens=4096, heads=32, groups=16, channels=128, states=128),
 }
 FLOAT32, BFLOAT16 = 1e-4, 1e-2
 """Relative to the PyTorch form in float32, which sums in another order."""

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.close import assert_close
 from tests.ops.test_parity import draw_segments
 
 Form = Callable[..., tuple[Tensor, Tensor]]
-OPS = ("causal_conv", "selective_scan", "ssd")
-STATES = {"causal_conv": "state_BDW", "selective_scan": "state_BDN", "ssd": "state_BHPN"}
+OPS = ("causal_conv", "selective_scan", "ssd", "gated_delta_rule")
+STATES = {
+    "causal_conv": "state_BDW",
+    "selective_scan": "state_BDN",
+    "ssd": "state_BHPN",
+    "gated_delta_rule": "state_BHPN",
+}
 """Operator -> its argument for the state before the first token."""
 
 
@@ -45,6 +51,12 @@ def draw(
         state = torch.randn(rows, inner, 3, **made)
         return [values.requires_grad_() for values in inputs], state.requires_grad_()
     keys_2BTGN = torch.randn(2, rows, num_tokens, size.groups, size.states, **made)
+    if name == "gated_delta_rule":
+        rates_2BTH = torch.rand(2, rows, num_tokens, size.heads, device=device, dtype=wide)
+        values_BTHP = torch.randn(rows, num_tokens, size.heads, size.channels, **made)
+        inputs = [*F.normalize(keys_2BTGN, dim=-1), values_BTHP, -rates_2BTH[0], rates_2BTH[1]]
+        state = torch.randn(rows, *values_BTHP.shape[2:], size.states, device=device, dtype=wide)
+        return [values.detach().requires_grad_() for values in inputs], state.requires_grad_()
     per_step = inner if name == "selective_scan" else size.heads
     rates = (inner, size.states) if name == "selective_scan" else (size.heads,)
     x_BTD = torch.randn(rows, num_tokens, inner, **made)

@@ -18,6 +18,7 @@ SIZES = {
     "causal_conv": {**COMPUTE, "W": 3, "TOKENS": 64, "CHANNELS": 64},
     "selective_scan": {**COMPUTE, "TOKENS": 16, "CHANNELS": 16, "STATES": 16},
     "ssd": PRODUCTS,
+    "gated_delta_rule": {**PRODUCTS, "N": 32},
 }
 KERNELS = {
     "causal_conv": {"triton_kernels": ["forward", "backward"]},
@@ -26,21 +27,29 @@ KERNELS = {
         "triton_kernels": ["carry", "read"],
         "triton_backward": ["write_values", "write_keys"],
     },
+    "gated_delta_rule": {
+        "triton_kernels": ["invert", "carry", "read"],
+        "triton_backward": ["pull", "carry_back", "write_keys"],
+    },
 }
 INTEGERS = {"mark_ptr": "*i32", "source_ptr": "*i32", "target_ptr": "*i32"}
 WIDE = ("dt_ptr", "A_ptr", "D_ptr", "last_ptr", "border_ptr", "partial_ptr", "state_ptr")
+WIDE += ("g_ptr", "beta_ptr", "pulled_ptr")
 """Pointers to float32; the others point to bfloat16."""
+NARROW = ("grad_ptr", "grad_x_ptr", "grad_v_ptr", "grad_missing_ptr")
 
 
-def build(kernel: triton.JITFunction, sizes: dict[str, object]) -> str:
+def build(operator: str, kernel: triton.JITFunction) -> str:
     """Compile one kernel; return what it takes of a multiprocessor."""
-    signature, constants = {}, {}
+    signature, constants, sizes = {}, {}, SIZES[operator]
     for index, name in enumerate(kernel.arg_names):
         if name in sizes or name == "BACKWARDS":
             signature[name] = "constexpr"
             constants[(index,)] = sizes.get(name, True)
+            if operator == "gated_delta_rule" and kernel.__name__.startswith("carry"):
+                constants[(index,)] = {"P": 32, "N": 128}.get(name, sizes[name])
         elif name.endswith("_ptr"):
-            of_sums = name.startswith("grad_") and name not in ("grad_ptr", "grad_x_ptr")
+            of_sums = name.startswith("grad_") and name not in NARROW
             wide = "*fp32" if name in WIDE or of_sums else "*bf16"
             signature[name] = INTEGERS.get(name, wide)
         else:
@@ -55,4 +64,4 @@ if __name__ == "__main__":
     for module, names in KERNELS[operator].items():
         kernels = import_module(f"hybridize.ops.{operator}.{module}")
         for name in names:
-            sys.stdout.write(build(getattr(kernels, name), SIZES[operator]) + "\n")
+            sys.stdout.write(build(operator, getattr(kernels, name)) + "\n")

@@ -9,6 +9,11 @@ from torch import Tensor
 from hybridize.ops.forms import Form, choose
 
 FORMS = {
+    "triton": Form(
+        place="hybridize.ops.gated_delta_rule.triton_form:gated_delta_rule_triton",
+        devices=("gpu",),
+        obstacle="hybridize.ops.triton_support:find_obstacle",
+    ),
     "compiled": Form(
         place="hybridize.ops.gated_delta_rule.compiled:gated_delta_rule_compiled",
         devices=("cpu",),
