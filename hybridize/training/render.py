@@ -111,8 +111,9 @@ def _messages(place: str, key: str, value: Any) -> list[Message]:
                 f"{place}: '{key}' is no list of messages. Write it like "
                 '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
             )
-        # Parquet gives every message all keys that any has.
-        messages.append({name: part for name, part in message.items() if part is not None})
+        # Parquet gives every message all keys that any has; a call of a tool may have no content.
+        given = {name: part for name, part in message.items() if part is not None}
+        messages.append({"content": "", **given})
     return messages
 
 

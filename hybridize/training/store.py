@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -33,6 +34,8 @@ LOG = logging.getLogger("hybridize.data")
 FORMAT = 2
 """Raised when the same text would be tokenised otherwise, so that no store is read wrongly."""
 DOCUMENTS_AT_ONCE = 256
+ABANDONED_SECONDS = 7 * 86_400
+"""Age at which a store that was never finished is taken for that of a killed process."""
 DOCUMENTS_LOOKED_AT = 1000
 """Documents at the beginning in which visible reasoning is looked for."""
 
@@ -137,6 +140,9 @@ def _write(folder: Path, source: StoredText, tokenizer: Tokenizer, about: dict[s
     fresh = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for path in folder.parent.glob(f".{folder.name}.*"):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
         fresh = Path(mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         counts = _fill(fresh, source, tokenizer)
         for path in fresh.glob("*.bin"):

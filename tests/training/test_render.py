@@ -151,6 +151,14 @@ def test_keys_that_are_null_are_left_out_of_a_message():
     assert len(spans(tokenizer, encoded)) == 2
 
 
+def test_a_call_of_a_tool_counts_and_its_answer_does_not():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "cat"}]}
+    chat = [user("12 + 30"), call, {"role": "tool", "content": "sat"}, assistant("42.")]
+    template = PLAIN.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls }}")
+    tokenizer, [encoded] = encode({"messages": chat}, template)
+    assert spans(tokenizer, encoded) == ["[{'name': 'cat'}]<|im_end|>", "42.<|im_end|>"]
+
+
 def test_answers_to_one_prompt_are_of_one_group():
     tokenizer = byte_tokenizer(FORGETFUL)
     keys = {"messages": "messages"}

@@ -1,6 +1,7 @@
 """Tokens are kept once, found again while they hold, and made anew in words when they do not."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -102,6 +103,16 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(path, tmp_path):
     with pytest.raises(RunError, match="line 5: 'text' is 3"):
         open_store(path, cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_in_time(path, tmp_path):
+    one = open_store(path, cache=tmp_path / "cache").folder
+    one.rename(one.with_name(f".{one.name}.old"))
+    old, young = (one.with_name(f".{one.name}.{word}") for word in ("old", "young"))
+    young.mkdir()
+    os.utime(old, (0, 0))
+    open_store(path, cache=tmp_path / "cache")
+    assert young.exists() and not old.exists()
 
 
 def test_a_full_disk_is_said_with_what_to_do(path, tmp_path, monkeypatch):
