@@ -202,7 +202,7 @@ def _loading(run: RunData, model: ModelFacts) -> str:
     folder = _title(run, model)
     return (
         "```python\n"
-        "import hybridize.models  # registers the architecture; no remote code is run\n"
+        "import hybridize  # tells transformers of the architecture; no remote code is run\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'

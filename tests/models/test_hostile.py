@@ -18,7 +18,7 @@ from hybridize.core.errors import MachineError, ModelError
 from hybridize.core.limits import LIMITS
 from hybridize.models import load_model, load_tokenizer, save_model
 from hybridize.models.folders import Contents, build_outline, read_contents
-from hybridize.models.loading import load_outline, read_tensors
+from hybridize.models.loading import is_finite, load_outline, read_tensors
 from hybridize.surgery import convert
 from tests.models.apriel import Form, make_checkpoint
 from tests.tiny import as_student, tiny_teacher, tokens
@@ -293,3 +293,16 @@ def test_saving_says_that_the_disk_is_too_small(
     with pytest.raises(MachineError, match=r"needs .*KiB, but the disk has .* left"):
         save_model(load_model(folders["teacher"]), None, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_is_told_from_not_finite(dtype: torch.dtype) -> None:
+    largest = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(largest), "the sum overflows, the values do not"
+    for value in (float("nan"), float("inf"), float("-inf")):
+        weights = torch.randn(1000).to(dtype)
+        weights[[3, 500]] = value
+        assert not is_finite(weights)
+        weights[3] = -value
+        assert not is_finite(weights)
+    assert is_finite(torch.empty(0, dtype=dtype))
