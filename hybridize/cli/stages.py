@@ -126,7 +126,7 @@ def convert(
     after = (
         Layout.parse(layout) if layout else before.convert(_read_layers(str(layers)), to=mixer.kind)
     )
-    settings = {"init": mixer.init, "options": mixer.options, "seed": loaded.seed}
+    settings: dict[str, Any] = {"init": mixer.init, "options": mixer.options, "seed": loaded.seed}
     if mixer.calibrate:
         start, source = api.load_model(model), api.load_teacher(teacher)
         train, _ = _sources(loaded, start.need_tokenizer())

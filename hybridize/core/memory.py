@@ -3,13 +3,13 @@
 Every formula, its source and how far it is from published runs: docs/cost.md.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from hybridize.core.cost import count_trained
 from hybridize.core.layout import Layout
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Training
-from hybridize.core.shape import ModelShape
+from hybridize.core.shape import ModelShape, Options
 
 BYTES = {"float32": 4, "bfloat16": 2}
 GRADIENT_BYTES, MOMENT_BYTES = 4, 8
@@ -42,7 +42,8 @@ class Memory:
     @property
     def total(self) -> float:
         """All of it with layers computed again."""
-        return sum(getattr(self, field.name) for field in fields(self)) - self.activations
+        states = self.teacher + self.student + self.gradients + self.optimizer
+        return states + self.gathered + self.loss + self.recomputed
 
     @property
     def total_kept(self) -> float:
@@ -96,7 +97,7 @@ def _end_parameters(shape: ModelShape) -> int:
     return shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2)
 
 
-def _layer_parameters(shape: ModelShape, kind: str, options: dict[str, dict[str, object]]) -> int:
+def _layer_parameters(shape: ModelShape, kind: str, options: Options) -> int:
     """Count the weights of one layer with a mixer of that kind."""
     layers = shape.parameters() - _end_parameters(shape) - shape.hidden_size
     shell = layers // shape.num_layers - shape.mixer_parameters("attention")

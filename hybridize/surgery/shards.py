@@ -141,7 +141,8 @@ _RANKS = {torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    array: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _fill(file: Any, block: memoryview, path: Path) -> None:

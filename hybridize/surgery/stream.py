@@ -31,6 +31,8 @@ from hybridize.surgery.weight_map import WeightMap
 
 SHARD_BYTES = 5_000_000_000
 """Largest file that is written by default, a larger tensor aside; that of Hugging Face."""
+EMBEDDING = "model.embed_tokens.weight"
+"""The tensor whose dtype is that of the model."""
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
 VOCABULARY_FILES = ("vocab.*", "merges.txt", "chat_template.*")
 Stored = Mapping[str, tuple[torch.dtype, Shape]]
@@ -78,7 +80,7 @@ def stream(
     def fetch(origin: str, name: str) -> Tensor:
         return draw(name) if origin == "init" else origins[origin].read(name)
 
-    stored = _list_stored(student, before.config.dtype)
+    stored = _list_stored(student, origins["student"].dtype_of(EMBEDDING))
     with whole_folder(out, needed_bytes=sum(map(_count_bytes, stored.values()))) as fresh:
         _write_tensors(fresh, weights, stored, origins, fetch, shard_bytes, progress)
         if (folder / "generation_config.json").is_file():
@@ -102,21 +104,22 @@ class _Stored:
         self.made, rows = find_tensors(contents, self.model)
         self.places = list_places(contents, rows)
         self.small = list_float32(self.model)
-        self.model.config.dtype = self._dtype_of("model.embed_tokens.weight")
+        self.model.config.dtype = self.dtype_of(EMBEDDING)
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as loading the model would."""
         if name in self.made:
             return self.made[name]
-        return read_tensor(name, self.places[name]).to(self._dtype_of(name))
+        return read_tensor(name, self.places[name]).to(self.dtype_of(name))
 
     def find(self, name: str, dtype: torch.dtype) -> Place | None:
         """Return where a tensor is stored if it need not change to be of this dtype."""
         place = self.places.get(name)
-        same = place is not None and place.dtype == self._dtype_of(name) == dtype
+        same = place is not None and place.dtype == self.dtype_of(name) == dtype
         return place if same else None
 
-    def _dtype_of(self, name: str) -> torch.dtype:
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype a tensor has once it is loaded."""
         if name in self.small:
             return torch.float32
         return self.dtype or self.places[name].dtype
