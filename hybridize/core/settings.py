@@ -5,6 +5,7 @@
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
 | HYBRIDIZE_FORMS | forms of operators to prefer: chunked, or ssd=chunked,causal_conv=reference |
+| RANK, WORLD_SIZE, LOCAL_RANK | set by torchrun: number of this process, of all, on its machine |
 """
 
 import os
@@ -24,6 +25,12 @@ class Settings:
     """CPU threads; None leaves the choice to torch."""
     forms: str | None
     """Forms of operators to prefer; None leaves the choice to `hybridize.ops.forms`."""
+    rank: int = 0
+    """Number of this process among those that torchrun started; the first writes and prints."""
+    num_ranks: int = 1
+    """Processes that torchrun started on all machines."""
+    local_rank: int = 0
+    """Number of this process on its machine."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -37,6 +44,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         device=values.get("HYBRIDIZE_DEVICE") or None,
         threads=_number(values, "HYBRIDIZE_THREADS", minimum=1),
         forms=values.get("HYBRIDIZE_FORMS") or None,
+        rank=_number(values, "RANK") or 0,
+        num_ranks=_number(values, "WORLD_SIZE") or 1,
+        local_rank=_number(values, "LOCAL_RANK") or 0,
     )
 
 

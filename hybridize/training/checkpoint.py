@@ -7,7 +7,8 @@ before only after it stands on the disk.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +19,91 @@ from torch import Tensor, nn
 from hybridize.core.artifacts import changed_keys, hash_file, read_json, write_json
 from hybridize.core.errors import MachineError, RunError
 from hybridize.training.device import random_state, set_random_state
+from hybridize.training.distributed import Ranks
 from hybridize.training.optim import Optimizers
+from hybridize.training.shards import list_names, read_shards, write_shards
 
 STATE = "state.json"
 
 
-def save(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+def save(
+    folder: Path,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    state: dict[str, Any],
+    ranks: Ranks | None = None,
+) -> None:
     """Write a checkpoint of `state["step"]` and remove the ones before.
 
     Args:
-        groups: name -> tensors by name; each group becomes one safetensors file.
+        groups: name -> tensors by name; each group becomes one safetensors file. Where there are
+            several ranks, each writes a file with its rows of all tensors.
 
     Raises:
         MachineError: the disk is full or refuses; the checkpoint before still stands.
     """
+    ranks = ranks or Ranks()
     final = folder / f"step-{state['step']:08d}"
     partial = folder / f"partial-{state['step']:08d}"
-    try:
-        _remove(partial)
-        partial.mkdir(parents=True)
-        checksums = {}
-        for name, tensors in groups.items():
-            file = partial / f"{name}.safetensors"
-            save_file({key: value.detach().contiguous() for key, value in tensors.items()}, file)
-            _sync(file)
-            checksums[file.name] = hash_file(file)
-        write_json(partial / STATE, {**state, "checksums": checksums})
-        _sync(partial)
-        partial.rename(final)
-        _sync(folder)
-        for other in folder.iterdir():
-            if other != final:
-                _remove(other)
-    except OSError as error:
-        raise MachineError(
-            f"checkpoint {final} could not be written ({error}). The one before still stands: "
-            "make room and run again."
-        ) from error
+    checksums: dict[str, str] = {}
+    with ranks.together(), _explained(final):
+        if ranks.is_first:
+            _remove(partial)
+            partial.mkdir(parents=True)
+    with ranks.together(), _explained(final):
+        if ranks.size > 1:
+            write_shards(
+                partial, {name: t for group in groups.values() for name, t in group.items()}
+            )
+        else:
+            _write_groups(partial, groups)
+    with ranks.together(), _explained(final):
+        checksums = {file.name: hash_file(file) for file in _share(partial, ranks)}
+    for part in ranks.gather(checksums):
+        checksums |= part
+    with ranks.together(), _explained(final):
+        if ranks.is_first:
+            write_json(partial / STATE, {**state, "checksums": checksums})
+            _sync(partial)
+            partial.rename(final)
+            _sync(folder)
+            for other in folder.iterdir():
+                if other != final:
+                    _remove(other)
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Read the latest checkpoint as `save` was given it; None where there is none.
+    """Read the latest checkpoint as `save` was given it by one rank; None where there is none.
 
     Raises:
         RunError: a file of it is missing or not what was written.
     """
-    found = sorted(folder.glob("step-*"))
-    if not found:
+    latest = find_latest(folder)
+    if latest is None:
         return None
-    state = read_json(found[-1] / STATE)
-    groups = {}
-    for name, checksum in state.pop("checksums").items():
-        file = found[-1] / name
+    state = read_json(latest / STATE)
+    verify(latest, state["checksums"])
+    files = map(Path, state.pop("checksums"))
+    return {file.stem: load_file(latest / file) for file in files}, state
+
+
+def find_latest(folder: Path) -> Path | None:
+    """Return the checkpoint that counts; None where there is none."""
+    return max(folder.glob("step-*"), default=None)
+
+
+def verify(checkpoint: Path, checksums: Mapping[str, str]) -> None:
+    """Check that files are what was written.
+
+    Raises:
+        RunError: one is missing or differs.
+    """
+    for name, checksum in checksums.items():
+        file = checkpoint / name
         if not file.exists() or hash_file(file) != checksum:
             raise RunError(
                 f"checkpoint {file} is damaged: it is not what was written. "
-                f"Remove {folder} to train again from the start."
+                f"Remove {checkpoint.parent} to train again from the start."
             )
-        groups[file.stem] = load_file(file)
-    return groups, state
 
 
 def remove(folder: Path) -> None:
@@ -102,9 +129,9 @@ class RunCheckpoint:
         """
         kept = model.state_dict().keys()
         buffers = {name: value for name, value in model.named_buffers() if name in kept}
-        self._folder, self._optimizers = folder, optimizers
+        self._folder, self._parameters, self._optimizers = folder, parameters, optimizers
         self._tensors = {**parameters, **buffers}
-        self._device = next(model.parameters()).device
+        self._device, self._ranks = next(model.parameters()).device, Ranks.of(model)
         shapes = {name: list(value.shape) for name, value in self._tensors.items()}
         self._what = {**what, "tensors": shapes}
 
@@ -113,23 +140,29 @@ class RunCheckpoint:
         groups = {
             "model": self._tensors,
             "optimizer": self._optimizers.tensors(),
-            "random": random_state(self._device),
+            "random": self._name(random_state(self._device)),
         }
-        save(self._folder, groups, {**state, "what": self._what})
+        save(self._folder, groups, {**state, "what": self._what}, self._ranks)
 
     @torch.no_grad()
     def resume(self) -> dict[str, Any] | None:
         """Put the kept run back into model, optimizers and random numbers; return its state.
 
-        Returns None where nothing is kept.
+        The run may have been kept by another number of ranks. Returns None where nothing is kept.
 
         Raises:
             RunError: the checkpoint is damaged, or of a run with other settings or data.
         """
-        saved = load(self._folder)
-        if saved is None:
+        ranks, latest, state = self._ranks, None, dict[str, Any]()
+        with ranks.together():
+            if ranks.is_first and (latest := find_latest(self._folder)):
+                state = read_json(latest / STATE)
+        latest, state = ranks.broadcast((latest, state))
+        if latest is None:
             return None
-        groups, state = saved
+        checksums = list(state.pop("checksums").items())
+        with ranks.together():
+            verify(latest, dict(checksums[ranks.rank :: ranks.size]))
         changes = changed_keys(state.pop("what"), self._what)
         if changes:
             key, old, new = changes[0]
@@ -137,11 +170,53 @@ class RunCheckpoint:
                 f"checkpoint {self._folder} is of another run. {key}: {old} -> {new}. "
                 "Put the old value back to continue it, or remove the folder to start again."
             )
-        for name, value in groups["model"].items():
-            self._tensors[name].copy_(value)
-        self._optimizers.load(groups["optimizer"])
-        set_random_state(self._device, groups["random"])
+        self._read(latest)
         return state
+
+    def _read(self, checkpoint: Path) -> None:
+        """Read what is kept into tensors of the same names, split or whole."""
+        names = list_names(checkpoint)
+        optimizer = {
+            name: torch.zeros(()) if name.endswith("/step") else torch.zeros_like(parameter)
+            for parameter_name, parameter in self._parameters.items()
+            for name in names
+            if name.rpartition("/")[0] == parameter_name
+        }
+        random = self._name(random_state(self._device))
+        random = {name: value for name, value in random.items() if name in names}
+        read_shards(checkpoint, {**self._tensors, **optimizer, **random}, self._ranks)
+        self._optimizers.load(optimizer)
+        if random:
+            states = {name.partition("-")[0]: value for name, value in random.items()}
+            set_random_state(self._device, states)
+
+    def _name(self, random: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name the random state of a rank; a rank that was not there before has none to read."""
+        rank = self._ranks.rank
+        return {f"{name}-{rank}" if rank else name: value for name, value in random.items()}
+
+
+def _write_groups(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    for name, tensors in groups.items():
+        file = folder / f"{name}.safetensors"
+        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, file)
+        _sync(file)
+
+
+def _share(folder: Path, ranks: Ranks) -> list[Path]:
+    """Return the files that this rank looks after."""
+    return sorted(folder.glob("*.safetensors"))[ranks.rank :: ranks.size]
+
+
+@contextmanager
+def _explained(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"checkpoint {final} could not be written ({error}). The one before still stands: "
+            "make room and run again."
+        ) from error
 
 
 def _remove(path: Path) -> None:

@@ -4,11 +4,16 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hybridize.core.errors import MachineError
+
+MINUTES_WITHOUT_WORD = 30
+"""A rank that waits longer than this for another, in the middle of common work, gives up."""
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -27,6 +32,31 @@ def choose_device(name: str | None = None) -> torch.device:
             "Choose one of those, or install the torch build for it."
         )
     return torch.device(name)
+
+
+@contextmanager
+def process_group(
+    name: str | None, place: int, *, timeout_minutes: float = MINUTES_WITHOUT_WORD
+) -> Iterator[torch.device]:
+    """Join the other processes that torchrun started; yield the device of this one.
+
+    Values and files are agreed on through the processors (gloo), tensors on accelerators through
+    what is made for them (nccl).
+
+    Args:
+        name: kind of device, the best present one if None.
+        place: number of this process on its machine, which chooses among devices of a kind.
+        timeout_minutes: of any common work; after it a rank that waits for a dead one ends.
+    """
+    device = choose_device(name)
+    backend = "gloo"
+    if device.type == "cuda":
+        device = torch.device("cuda", place)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    yield device
+    dist.destroy_process_group()
 
 
 def precision(device: torch.device, dtype: str) -> AbstractContextManager[object]:

@@ -17,15 +17,22 @@ from hybridize.core.artifacts import plain
 from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.quantities import short_count
 from hybridize.training.checkpoint import RunCheckpoint
-from hybridize.training.data import Batch, TokenSource, batch
+from hybridize.training.data import Batch, TokenSource
 from hybridize.training.device import peak_gib, precision, seeded
+from hybridize.training.distributed import Ranks, prepared_layers, read_batches, whole_tensor
 from hybridize.training.metrics import MetricsFile, Progress, StepRecord
 from hybridize.training.objectives import Objective, measure
 from hybridize.training.optim import Optimizers, training_only
 from hybridize.training.settings import Budget, FitResult, FitSettings, Heldout
 from hybridize.training.signals import catch_signals
 
-FREE = ("rows_per_microbatch", "checkpoint_every", "evaluate_every")
+FREE = (
+    "rows_per_microbatch",
+    "checkpoint_every",
+    "evaluate_every",
+    "activation_checkpointing",
+    "compile",
+)
 """Settings that may change between an interrupted run and its continuation."""
 
 
@@ -43,7 +50,8 @@ def fit(
     """Train `model` in place; continue from `out/checkpoint` where there is one.
 
     A step is one update by the mean loss over all counted tokens of its rows, however these are
-    split into microbatches.
+    split into microbatches and over ranks. A model that `distributed.shard` has split is trained by
+    all its ranks together: each calls this with the same arguments, and the first writes the files.
 
     Args:
         out: folder for `metrics.jsonl` and `checkpoint/`; None keeps nothing.
@@ -60,7 +68,10 @@ def fit(
     device = next(model.parameters()).device
     with (
         catch_signals() as signalled,
-        seeded(device, settings.seed),
+        seeded(device, settings.seed + Ranks.of(model).rank),
+        prepared_layers(
+            model, recompute=settings.activation_checkpointing, compiled=settings.compile
+        ),
         training_only(model, settings.train) as parameters,
     ):
         run = _Run(model, objective, source, settings, out, heldout, parameters)
@@ -86,7 +97,7 @@ class _Run:
     ) -> None:
         self.model, self.objective, self.source, self.settings = model, objective, source, settings
         self.out, self.heldout, self.parameters = out, heldout, parameters
-        self.device = next(model.parameters()).device
+        self.device, self.ranks = next(model.parameters()).device, Ranks.of(model)
         self.optimizers = Optimizers(model, parameters, settings.optimizer)
         self.budget = Budget.of(settings, source.sequence_length)
         self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": inf, "metrics_bytes": 0}
@@ -100,7 +111,7 @@ class _Run:
         if saved is None:
             self.state["heldout_before"] = self.state["heldout"] = self._measure()
         self.state.update(saved or {})
-        if out is not None:
+        if out is not None and self.ranks.is_first:
             self.metrics = MetricsFile(out / "metrics.jsonl", self.state["metrics_bytes"])
 
     def close(self) -> None:
@@ -122,7 +133,7 @@ class _Run:
                 self.metrics.write(record)
             if progress is not None:
                 progress(record)
-            stopping = stop() and not last
+            stopping = self.ranks.any(stop()) and not last
             if last or stopping or self.budget.is_due(record.step, self.settings.checkpoint_every):
                 self._save()
             if stopping:
@@ -145,10 +156,8 @@ class _Run:
         before, after = budget.tokens(state["step"]), budget.tokens(state["step"] + 1)
         total, num_steps = budget.tokens(budget.num_steps), budget.num_steps
         step_rows, size = budget.rows(state["step"]), settings.rows_per_microbatch
-        batches = [
-            batch(self.source, row, min(size, step_rows.stop - row)) for row in step_rows[::size]
-        ]
-        count = sum(rows.num_counted for rows in batches)
+        batches = list(read_batches(self.source, step_rows, size, self.ranks))
+        count = int(self.ranks.sum([sum(rows.num_counted for rows in batches)])[0])
         totals, parts = [], dict[str, Any]()
         for rows in batches:
             with precision(self.device, settings.dtype):
@@ -158,12 +167,14 @@ class _Run:
             for name, nats in loss.parts.items():
                 parts[name] = parts.get(name, 0) + nats / count
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.grad_clip or inf)
-        *sums, grad_norm = torch.stack([*totals, norm]).tolist()
-        self._check_finite(batches, sums, grad_norm)
+        *sums, grad_norm = torch.stack([*totals, whole_tensor(norm)]).tolist()
+        total_nats, *means = self.ranks.sum([sum(sums), *map(float, parts.values())])
+        if not isfinite(total_nats) or not isfinite(grad_norm):
+            raise self._not_finite(batches, sums, step_rows)
         lr = self.optimizers.step(settings.schedule.scale(before, after, total))
         seconds = time.monotonic() - started
         state.update(
-            step=state["step"] + 1, seconds=state["seconds"] + seconds, loss=sum(sums) / count
+            step=state["step"] + 1, seconds=state["seconds"] + seconds, loss=total_nats / count
         )
         return StepRecord(
             step=state["step"],
@@ -172,7 +183,7 @@ class _Run:
             total_tokens=total,
             counted_tokens=count,
             loss=state["loss"],
-            parts={name: float(nats) for name, nats in parts.items()},
+            parts=dict(zip(parts, means, strict=True)),
             lr=lr,
             grad_norm=grad_norm,
             tokens_per_second=(after - before) / seconds,
@@ -181,15 +192,19 @@ class _Run:
             eta_seconds=state["seconds"] / state["step"] * (num_steps - state["step"]),
         )
 
-    def _check_finite(self, batches: list[Batch], sums: list[float], grad_norm: float) -> None:
-        if all(isfinite(value) for value in (*sums, grad_norm)):
-            return
-        bad = [rows for rows, nats in zip(batches, sums, strict=True) if not isfinite(nats)]
+    def _not_finite(self, batches: list[Batch], sums: list[float], step_rows: range) -> RunError:
+        """Name the data of the step, or of those of its microbatches whose loss is to blame."""
+        own = [
+            range(rows.first_row, rows.first_row + len(rows.input_ids_BT))
+            for rows, nats in zip(batches, sums, strict=True)
+            if not isfinite(nats)
+        ]
+        bad = [rows for found in self.ranks.gather(own) for rows in found]
         what = "the loss" if bad else "the gradient"
-        first, last = (bad or batches)[0], (bad or batches)[-1]
-        raise RunError(
-            f"step {self.state['step'] + 1}: {what} is not finite, data rows {first.first_row} to "
-            f"{last.first_row + len(last.input_ids_BT) - 1}. The checkpoint before stands: lower "
+        first, last = (bad or [step_rows])[0], (bad or [step_rows])[-1]
+        return RunError(
+            f"step {self.state['step'] + 1}: {what} is not finite, data rows {first.start} to "
+            f"{last.stop - 1}. The checkpoint before stands: lower "
             "optimizer.lr or grad_clip, or look at these rows."
         )
 
@@ -203,6 +218,7 @@ class _Run:
             tokens=self.heldout.tokens,
             rows_per_batch=self.heldout.rows_per_batch or self.settings.rows_per_microbatch,
             dtype=self.settings.dtype,
+            ranks=self.ranks,
         )
         losses = {name: mean.value for name, mean in means.items()}
         if not all(isfinite(nats) for nats in losses.values()):
@@ -213,8 +229,9 @@ class _Run:
         return losses
 
     def _save(self) -> None:
-        if self.checkpoint is not None and self.metrics is not None:
+        if self.metrics is not None:
             self.state["metrics_bytes"] = self.metrics.sync()
+        if self.checkpoint is not None:
             self.checkpoint.save(self.state)
 
     def _how_to_continue(self) -> str:

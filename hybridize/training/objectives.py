@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError, RecipeError
 from hybridize.ops.divergence import Head, LossTerm, Term, cross_entropy, head_losses
-from hybridize.training.data import Batch, TokenSource, batch
+from hybridize.training.data import Batch, TokenSource
 from hybridize.training.device import precision
+from hybridize.training.distributed import Ranks, read_batches
 
 LOSSES = {
     "reverse_kl": "hybridize.ops.divergence:reverse_kl",
@@ -163,30 +164,30 @@ def measure(
     first_row: int = 0,
     rows_per_batch: int = 1,
     dtype: str = "float32",
+    ranks: Ranks | None = None,
 ) -> dict[str, Mean]:
-    """Measure each loss over the rows of `tokens` tokens.
+    """Measure each loss over the rows of `tokens` tokens, each of `ranks` a share of them.
 
     A source that ends is gone through once at most. The model is evaluated in eval mode.
     """
     num_rows = max(1, tokens // source.sequence_length)
     if source.rows_per_pass is not None:
         num_rows = min(num_rows, source.rows_per_pass)
-    device = next(model.parameters()).device
-    losses: list[LossSum] = []
+    device, ranks = next(model.parameters()).device, ranks or Ranks()
+    losses: list[tuple[int, dict[str, float]]] = []
     was_training = model.training
     model.eval()
     try:
-        for row in range(first_row, first_row + num_rows, rows_per_batch):
-            part = batch(source, row, min(rows_per_batch, first_row + num_rows - row)).to(device)
+        rows = range(first_row, first_row + num_rows)
+        for part in read_batches(source, rows, rows_per_batch, ranks):
             with torch.no_grad(), precision(device, dtype):
-                losses.append(objective(model, part))
+                loss = objective(model, part.to(device))
+            losses.append((loss.count, {name: float(nats) for name, nats in loss.parts.items()}))
     finally:
         model.train(was_training)
-    counts = [loss.count for loss in losses]
-    return {
-        name: _mean([float(loss.parts[name]) for loss in losses], counts)
-        for name in losses[0].parts
-    }
+    found = [entry for part in ranks.gather(losses) for entry in part]
+    counts = [count for count, _ in found]
+    return {name: _mean([sums[name] for _, sums in found], counts) for name in found[0][1]}
 
 
 def _mean(sums: list[float], counts: list[int]) -> Mean:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hybridize.core.errors import RecipeError
 
@@ -112,10 +113,9 @@ class Optimizers:
                 torch.optim.AdamW(groups, betas=settings.betas, fused=True, **common)
             )
         if muon:
-            momentum = settings.momentum
-            self._parts.append(
-                torch.optim.Muon(muon, momentum=momentum, adjust_lr_fn="match_rms_adamw", **common)
-            )
+            common |= {"momentum": settings.momentum, "adjust_lr_fn": "match_rms_adamw"}
+            split = any(isinstance(parameter, DTensor) for parameter in muon)
+            self._parts.append((GatheredMuon if split else torch.optim.Muon)(muon, **common))
 
     def step(self, scale: float) -> float:
         """Make one update at `scale` times the highest learning rate; return the rate."""
@@ -146,6 +146,36 @@ class Optimizers:
             names = [self._names[parameter] for parameter in parameters]
             state = {n: values[name] for n, name in enumerate(names) if name in values}
             part.load_state_dict({**part.state_dict(), "state": state})
+
+
+class GatheredMuon(torch.optim.Muon):
+    """Muon for matrices that are split over ranks: it needs each whole.
+
+    One matrix after the other is put together on every rank, updated there, and split again; the
+    momentum stays split between steps.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Make one update."""
+        for group in self.param_groups:
+            options = {key: value for key, value in group.items() if key != "params"}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                whole = nn.Parameter(parameter.full_tensor())
+                whole.grad = parameter.grad.full_tensor()
+                inner = torch.optim.Muon([whole], **options)
+                for key, value in self.state[parameter].items():
+                    inner.state[whole][key] = value.full_tensor()
+                inner.step()
+                parameter.copy_(_split_like(parameter, whole))
+                for key, value in inner.state[whole].items():
+                    self.state[parameter][key] = _split_like(parameter, value)
+
+
+def _split_like(like: Any, whole: Tensor) -> DTensor:
+    return distribute_tensor(whole.detach(), like.device_mesh, like.placements, src_data_rank=None)
 
 
 @contextmanager

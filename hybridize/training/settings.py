@@ -36,6 +36,10 @@ class FitSettings:
     """Tokens between checkpoints; None writes one at the end and when interrupted."""
     evaluate_every: int | None = None
     """Tokens between held-out measurements; None measures before and after only."""
+    activation_checkpointing: bool = False
+    """Whether each layer runs again in the backward pass, rather than keep what it computed."""
+    compile: bool = False
+    """Whether each layer runs through `torch.compile`."""
 
     def __post_init__(self) -> None:
         for name in (
