@@ -325,7 +325,7 @@ def _gated_delta(shape: ModelShape, options: Mapping[str, Any]) -> MixerCounts:
     out_proj = inner * shape.hidden_size
     return MixerCounts(
         parameters=in_proj + conv * (width + bias) + per_head + shape.head_dim + out_proj,
-        saved_per_token=15 * (conv + inner),
+        saved_per_token=10 * (conv + inner),
         conv_state=conv * (width - 1),
         float32_state=inner * shape.head_dim,
         flops_per_state=8,
