@@ -54,6 +54,19 @@ template <class T> inline void store(T* to, Vec<T> values) {
   __builtin_memcpy(to, &values, sizeof values);
 }
 
+// The first `width` values, or zeros in the lanes that are no channels.
+template <class T> inline Vec<T> load_part(const T* from, Index width) {
+  if (width == lanes<T>) return load(from);
+  Vec<T> values = {};
+  __builtin_memcpy(&values, from, width * sizeof(T));
+  return values;
+}
+
+template <class T> inline void store_part(T* to, Vec<T> values, Index width) {
+  if (width == lanes<T>) return store(to, values);
+  __builtin_memcpy(to, &values, width * sizeof(T));
+}
+
 // (Minus zero, because plus zero would turn -0 into 0, and cost an instruction.)
 template <class T> inline Vec<T> spread(T value) { return value - Vec<T>{}; }
 

@@ -17,24 +17,28 @@ ALLOWED = 1e-4
 def measure_error(operator: str, device: torch.device, form: str = "auto") -> float:
     """Return the largest relative error, in values, state and gradients, of a form in float32.
 
-    The inputs are two rows of three documents and some padding.
+    The inputs are two rows; of operators with a state, rows of three documents and some padding.
 
     Raises:
         ValueError, RuntimeError: there is no such form, or it cannot run here.
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [tensor.to(device) for tensor in EXAMPLES[operator](generator)]
-    segments_BT = (torch.arange(TOKENS, device=device) // 27 + 1).repeat(ROWS, 1)
-    segments_BT[:, -3:] = 0
+    options = OPTIONS.get(operator)
+    if options is None:
+        segments_BT = (torch.arange(TOKENS, device=device) // 27 + 1).repeat(ROWS, 1)
+        segments_BT[:, -3:] = 0
+        options = {"segments_BT": segments_BT}
     known = forms.list_operators()[operator]
     results = []
     for name in (form, "reference"):
         run = forms.choose(operator, known, name, device=device, num_tokens=TOKENS)
         leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-        y, last = run(*leaves, segments_BT=segments_BT)
-        y = y[:, :-3]
-        grads = torch.autograd.grad(y.sin().sum() + last.cos().sum(), leaves)
-        results.append((y, last, *grads))
+        found = run(*leaves, **options)
+        y, *last = found if isinstance(found, tuple) else (found,)
+        y = y[:, :-3]  # the rest is padding, where outputs mean nothing
+        loss = y.sin().sum() + sum(state.cos().sum() for state in last)
+        results.append((y, *last, *torch.autograd.grad(loss, leaves)))
     return max(
         ((found - wanted).norm() / wanted.norm()).item()
         for found, wanted in zip(*results, strict=True)
@@ -66,6 +70,11 @@ def _gated_delta_rule(generator: torch.Generator) -> list[Tensor]:
     return [q_BTGN, F.normalize(k_BTGN, dim=-1), v_BTHP, F.logsigmoid(g_BTH), beta_BTH.sigmoid()]
 
 
+def _gated_norm(generator: torch.Generator) -> list[Tensor]:
+    y_BTE, z_BTE = _draw(generator, 2, ROWS, TOKENS, 40).unbind()
+    return [y_BTE, z_BTE, _draw(generator, 40)]
+
+
 def _draw(generator: torch.Generator, *sizes: int) -> Tensor:
     return torch.randn(*sizes, generator=generator)
 
@@ -73,7 +82,10 @@ def _draw(generator: torch.Generator, *sizes: int) -> Tensor:
 EXAMPLES = {
     "causal_conv": _causal_conv,
     "gated_delta_rule": _gated_delta_rule,
+    "gated_norm": _gated_norm,
     "selective_scan": _selective_scan,
     "ssd": _ssd,
 }
 """Operator -> function that draws its inputs without segments and state."""
+OPTIONS = {"gated_norm": {"num_groups": 2, "eps": 1e-5}}
+"""Operator without segments and state -> its other arguments."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError
 from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
-from hybridize.ops import causal_conv, ssd
+from hybridize.ops import causal_conv, gated_norm, ssd
 
 SHORTEST_MEMORY, LONGEST_MEMORY = 4.0, 4096.0
 """Range over the heads, at the start, of the tokens after which a write has decayed to 1/e."""
@@ -131,10 +131,7 @@ class GroupedNorm(nn.Module):
 
     def forward(self, y_BTE: Tensor, z_BTE: Tensor) -> Tensor:
         """Return the gated, normed channels; the norm is computed in float32."""
-        gated_BTE = widen(y_BTE) * F.silu(widen(z_BTE))
-        gated_BTGP = gated_BTE.unflatten(-1, (self.num_groups, -1))
-        scale_BTG1 = torch.rsqrt(gated_BTGP.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (gated_BTGP * scale_BTG1).flatten(2).to(y_BTE.dtype)
+        return gated_norm(y_BTE, z_BTE, self.weight, num_groups=self.num_groups, eps=self.eps)
 
 
 def get_slow_decay(num_groups: int, heads_per_group: int) -> Tensor:

@@ -35,19 +35,6 @@ template <class T> struct Arguments {
   T *grad_D, *grad_state;          // (B, D), (B, N, D)
 };
 
-// The first `width` values, or zeros in the lanes that are no channels.
-template <class T> inline Vec<T> load_part(const T* from, Index width) {
-  if (width == lanes<T>) return load(from);
-  Vec<T> values = {};
-  __builtin_memcpy(&values, from, width * sizeof(T));
-  return values;
-}
-
-template <class T> inline void store_part(T* to, Vec<T> values, Index width) {
-  if (width == lanes<T>) return store(to, values);
-  __builtin_memcpy(to, &values, width * sizeof(T));
-}
-
 template <class T> struct Block {
   const Arguments<T>& a;
   const Row& row;
