@@ -107,8 +107,7 @@ def write_keys(
     CHUNK: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     COMPUTE: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of q and k, summed over the heads of a group, and by block of N those of
-    the log decay up to each token and of beta."""
+    """Write the gradients of q and k, of all heads of a group, and by block of N of g and beta."""
     num_chunks = tl.cdiv(num_tokens, CHUNK)
     k, block = tl.program_id(0) % num_chunks, tl.program_id(0) // num_chunks
     group, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -144,8 +143,7 @@ def write_keys(
         held_L = tl.sum(k_LN.to(COMPUTE) * held_LN, 1)
         grad_beta_L = held_L + tl.sum(alike_LS, 1) + tl.where(block == 0, wanted_L, 0.0)
         solved_LS *= beta_L[:, None]
-        grad_k_LN += held_LN * beta_L[:, None]
-        grad_k_LN += dot(solved_LS, k_LN, FACTOR, PRECISION, COMPUTE)
+        grad_k_LN += held_LN * beta_L[:, None] + dot(solved_LS, k_LN, FACTOR, PRECISION, COMPUTE)
         grad_k_LN += dot(tl.trans(solved_LS), k_LN, FACTOR, PRECISION, COMPUTE)
         scores_LS = dot(q_LN, tl.trans(k_LN), FACTOR, PRECISION, COMPUTE)
         grad_g_L = kept * keep + count_crossings(

@@ -142,7 +142,7 @@ def _carry(
     from hybridize.ops.gated_delta_rule import triton_kernels as kernels
 
     k_RX, v_RX, g_RH, beta_RH = rows
-    made = {"dtype": get_factor_dtype(v_RX.dtype), "device": v_RX.device}
+    made: dict[str, Any] = {"dtype": get_factor_dtype(v_RX.dtype), "device": v_RX.device}
     length, per_chunk = counts.sizes["CHUNK"], (counts.rows, counts.chunks, counts.heads)
     inverse_BKHLL = torch.empty((*per_chunk, length, length), **made)
     states_BKHPN = torch.empty((*per_chunk, counts.channels, counts.states), **made)
@@ -216,7 +216,7 @@ def _write_keys(
 
     q_RX, k_RX, v_RX, g_RH, beta_RH, grad_RX = rows
     num_blocks = -(-counts.states // counts.sizes["N"])
-    made = {
+    made: dict[str, Any] = {
         "dtype": torch.promote_types(v_RX.dtype, torch.float32),
         "device": v_RX.device,
     }
