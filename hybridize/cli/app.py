@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from hybridize import __version__
 from hybridize.cli import chat, compare, doctor, export, measure, recipes, report, stages, street
+from hybridize.cli.options import say
 from hybridize.core.errors import HybridizeError
 
 INTERRUPTED = 130
@@ -23,10 +24,10 @@ class ErrorsAsSentences(TyperGroup):
         except HybridizeError as error:
             if ctx.params.get("verbose"):
                 raise
-            typer.echo(error, err=True)
+            say(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+            say("interrupted; the same command goes on from the last checkpoint")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             sys.stderr.close()

@@ -60,12 +60,21 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def say(text: str) -> None:
     """Write a line of progress to the standard error."""
-    typer.echo(text, err=True)
+    if _speaks():
+        typer.echo(text, err=True)
 
 
 def show(text: str) -> None:
     """Write a result to the standard output."""
-    typer.echo(text)
+    if _speaks():
+        typer.echo(text)
+
+
+def _speaks() -> bool:
+    """Tell whether this is the process that prints: the first of those that torchrun started."""
+    from hybridize.core.settings import read_settings
+
+    return read_settings().rank == 0
 
 
 def show_json(value: Any) -> None:

@@ -8,7 +8,7 @@ Read `street.py` (what there is to do) before `actions.py` (how each thing is do
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from hybridize.core.artifacts import RESULT, RunFolder, write_json, write_result
 from hybridize.core.catalog import RECIPES
 from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.recipe import Recipe, load_recipe
+from hybridize.core.settings import read_settings
 from hybridize.pipeline.environment import describe_environment
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.street import BEGUN, Node, State, Street, refuse_stale
@@ -23,6 +24,7 @@ from hybridize.pipeline.teacher import fingerprint
 
 if TYPE_CHECKING:
     from hybridize.pipeline.actions import Actions
+    from hybridize.training.distributed import Calls
 
 GROUPS = ("importance", "plan", "eval", "report")
 
@@ -45,6 +47,8 @@ def run_recipe(
 ) -> Path:
     """Run a recipe, or continue it where it stopped; return the run folder.
 
+    Of processes that torchrun started the first does this, and the others train with it.
+
     Args:
         until: last node to run: a stage, `importance`, `plan`, `sft`, `merge`, `bench`, ...
         redo: nodes to run again, with all that depend on them.
@@ -56,37 +60,73 @@ def run_recipe(
         Interrupted: stopped by a signal or by `max_hours`, with a checkpoint to continue from.
     """
     recipe = load_recipe(recipe_path, overrides)
-    folder = Path(out) if out else Path("runs") / recipe.name
-    street = open_street(recipe, folder)
+    folder, watcher = Path(out) if out else Path("runs") / recipe.name, observer or Observer()
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+
+    def make_actions(device: str | None = device, calls: "Calls | None" = None) -> "Actions":
+        from hybridize.pipeline.actions import Actions
+
+        return Actions(recipe, RunFolder(folder), device, watcher, _stop_at(deadline), calls)
+
+    def walk(make_actions: "Callable[[], Actions]") -> None:
+        street = open_street(recipe, folder)
+        states = _prepare(street, recipe, until, redo)
+        _write_recipe(recipe, recipe_path, RunFolder(folder))
+        _walk(street, states, make_actions(), watcher)
+        if until is None or until == "report":
+            _write_report(recipe, RunFolder(folder))
+
+    processes = read_settings()
+    if processes.num_ranks == 1:
+        walk(make_actions)
+        return folder
+    from hybridize.pipeline.training import follow
+    from hybridize.training.device import process_group
+    from hybridize.training.distributed import Calls
+
+    with process_group(device, processes.local_rank) as own:
+        calls = Calls()
+        if processes.rank > 0:
+            follow(make_actions(str(own), calls))
+        else:
+            walk(lambda: make_actions(str(own), calls))
+            calls.send(None)
+    return folder
+
+
+def _prepare(
+    street: Street, recipe: Recipe, until: str | None, redo: Sequence[str]
+) -> dict[str, State]:
+    """Return the nodes to walk and their states; forget what is redone, refuse what is stale."""
     nodes = _until(street, recipe, until)
     for node in reversed([node for name in redo for node in street.dependents(name)]):
         _forget(node.folder)
     states = street.states()
     refuse_stale({node.name: states[node.name] for node in nodes})
-    _write_recipe(recipe, recipe_path, RunFolder(folder))
-    from hybridize.pipeline.actions import Actions
+    return {node.name: states[node.name] for node in nodes}
 
-    watcher = observer or Observer()
-    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
-    actions = Actions(recipe, RunFolder(folder), device, watcher, _stop_at(deadline))
-    write_json(RunFolder(folder).environment, describe_environment(recipe.seed, actions.device))
-    for node in nodes:
-        seconds = states[node.name].seconds
-        if seconds is not None:
-            watcher.node_finished(node.name, seconds, skipped=True)
+
+def _walk(
+    street: Street, states: Mapping[str, State], actions: "Actions", watcher: Observer
+) -> None:
+    """Run the nodes that are not done, in order."""
+    folder = actions.folder.path
+    write_json(
+        actions.folder.environment, describe_environment(actions.recipe.seed, actions.device)
+    )
+    for name, state in states.items():
+        if state.seconds is not None:
+            watcher.node_finished(name, state.seconds, skipped=True)
             continue
-        write_status(street, folder, running=node.name)
-        watcher.node_started(node.name)
+        write_status(street, folder, running=name)
+        watcher.node_started(name)
         try:
-            seconds = _run_node(street, node, actions)
+            seconds = _run_node(street, street.node(name), actions)
         except (Interrupted, KeyboardInterrupt):
             write_status(street, folder)
             raise
-        watcher.node_finished(node.name, seconds, skipped=False)
+        watcher.node_finished(name, seconds, skipped=False)
     write_status(street, folder)
-    if until is None or until == "report":
-        _write_report(recipe, RunFolder(folder))
-    return folder
 
 
 def _run_node(street: Street, node: Node, actions: "Actions") -> float:

@@ -19,7 +19,6 @@ from hybridize.core.artifacts import (
     write_text,
 )
 from hybridize.core.importance import Importance
-from hybridize.core.layout import Layout
 from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
@@ -29,12 +28,14 @@ from hybridize.models.model import Model, load
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
 from hybridize.pipeline.street import Node
+from hybridize.pipeline.training import Job, train, train_together
 from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
-from hybridize.stages import bench, convert, distill, evaluate, importance, merge, sft
+from hybridize.stages import bench, convert, evaluate, importance, merge
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.blend import warn_of_overlap
 from hybridize.training.data import TaskRows, TokenSource
 from hybridize.training.device import choose_device
+from hybridize.training.distributed import Calls
 from hybridize.training.loop import FitResult
 
 Values = dict[str, Any]
@@ -51,9 +52,15 @@ class Actions:
         device: str | None,
         observer: Observer,
         stop: Callable[[], bool],
+        calls: Calls | None = None,
     ) -> None:
+        """Choose what is run and where.
+
+        Args:
+            calls: how to reach the processes that train with this one; None if none do.
+        """
         self.recipe, self.folder, self.observer, self.stop = recipe, run, observer, stop
-        self.device = choose_device(device)
+        self.device, self.calls = choose_device(device), calls
 
     def run(self, node: Node) -> Values:
         """Do what a node stands for; return the values of its `result.json`."""
@@ -111,6 +118,14 @@ class Actions:
         rows = make_calibration(self.data, self.recipe.mixer.calibrate)
         return rows and (rows[0].to(self.device), rows[1].to(self.device))
 
+    def source(self, node: str) -> TokenSource:
+        """Return the rows a stage, or `sft`, is trained on."""
+        section = self.recipe.sft
+        if node != "sft":
+            return self.data
+        assert section is not None and section.data is not None, CHECKED
+        return self._rows(section.data)
+
     def _rows(self, source: Source, *, heldout: bool = False) -> TokenSource:
         """Open a source, with its tokens kept in the run folder; say what stored text holds."""
         rows = make_source(
@@ -128,11 +143,12 @@ class Actions:
         """Load a model of this run by name: `teacher`, a stage, `sft` or `merge`."""
         if name == "teacher":
             return self.teacher
-        model = load(self._home(name) / "model", name=name, dtype=self.recipe.teacher.dtype)
+        model = load(self.home(name) / "model", name=name, dtype=self.recipe.teacher.dtype)
         _move(model, self.device)
         return model
 
-    def _home(self, name: str) -> Path:
+    def home(self, name: str) -> Path:
+        """Return the folder of a stage, of `sft` or of `merge`."""
         if name in ("sft", "merge"):
             return self.folder.path / name
         names = [stage.name for stage in self.recipe.stages]
@@ -142,13 +158,12 @@ class Actions:
         """Return the tokens a model was trained on, all stages since the teacher together."""
         if name == "teacher":
             return 0
-        result = read_result(self._home(name))
+        result = read_result(self.home(name))
         assert result is not None, f"{name} runs before what needs it"
         return int(result.values["cumulative_tokens"])
 
     def _describe(self, node: Node) -> Values:
-        config = self.teacher.network.config.teacher
-        shape = ModelShape.from_config(config.to_dict())
+        shape = ModelShape.from_config(self.teacher.network.config.to_dict())
         values = {
             **plain(shape),
             "name": self.teacher.name,
@@ -164,7 +179,7 @@ class Actions:
         """Make the plan of the recipe as it is now, with the layers of the stages that are done."""
         plan = make_plan(self.recipe, ModelShape.from_json(read_json(self.folder.teacher)))
         for stage in self.recipe.stages:
-            result = read_result(self._home(stage.name))
+            result = read_result(self.home(stage.name))
             if result is not None and plan.layout_of(str(stage.start_from)) is not None:
                 plan = plan.with_layers(stage.name, result.values["new_layers"])
         return plan
@@ -232,40 +247,46 @@ class Actions:
             progress=progress,
         )
 
-    def _stage(self, node: Node, stage: Stage) -> Values:
-        layout, new_layers = self._choose(stage)
-        start = str(stage.start_from)
-        student = convert.run(
-            self.model(start),
+    def start(self, node: str, out: Path | None = None) -> Model:
+        """Return the student of a planned stage, or of `sft`, as it is before it is trained.
+
+        Args:
+            out: folder for the weight map of a conversion.
+        """
+        if node == "sft":
+            assert self.recipe.sft is not None, CHECKED
+            before = self.model(str(self.recipe.sft.start_from))
+            return Model("sft", before.network, before.tokenizer)
+        layout = Plan.from_json(read_json(self.folder.plan)).layout_of(node)
+        assert layout is not None, "a stage is planned before it begins"
+        return convert.run(
+            self.model(str(self.recipe.stage(node).start_from)),
             layout,
             self.fresh,
-            node.folder,
+            out,
             source=self.teacher,
-            name=stage.name,
+            name=node,
             calibration=self.calibration,
         )
-        first_row = self._tokens(start) // self.recipe.data.sequence_length
-        settings = distill.DistillSettings(
-            training=make_fit_settings(
-                stage, self.recipe, tokens=stage.tokens, first_row=first_row
-            ),
-            loss=stage.loss,
-            temperature=stage.temperature,
-        )
-        fitted = distill.run(
-            student,
-            self.teacher,
-            self.data,
-            settings,
-            node.folder,
-            heldout=self.heldout,
-            progress=lambda record: self.observer.node_stepped(node.name, record),
-            stop=self.stop,
-        )
-        values = self._keep(node, student, fitted, start)
-        return {**values, "new_layers": new_layers}
 
-    def _choose(self, stage: Stage) -> tuple[Layout, tuple[int, ...]]:
+    def _stage(self, node: Node, stage: Stage) -> Values:
+        new_layers = self._choose(stage)
+        return {**self._train(node, str(stage.start_from)), "new_layers": new_layers}
+
+    def _sft(self, node: Node) -> Values:
+        assert self.recipe.sft is not None, CHECKED
+        return self._train(node, str(self.recipe.sft.start_from))
+
+    def _train(self, node: Node, start: str) -> Values:
+        student = self.start(node.name, node.folder)
+        job = Job(node.name, self._tokens(start) // self.recipe.data.sequence_length)
+        if self.calls is None:
+            fitted = train(self, job, student, self.teacher)
+        else:
+            student, fitted = train_together(self, job, student)
+        return self._keep(node, student, fitted, start)
+
+    def _choose(self, stage: Stage) -> tuple[int, ...]:
         """Decide the layers of a stage from its ranking, and note them in the plan."""
         plan = self._plan()
         before = plan.layout_of(str(stage.start_from))
@@ -277,11 +298,10 @@ class Actions:
         plan = plan.with_layers(stage.name, layers)
         self._save_plan(plan)
         layout = plan.layout_of(stage.name)
-        assert layout is not None
         self.observer.node_said(
             stage.name, f"{stage.start_from:<8}{before}\n{stage.name:<8}{layout}"
         )
-        return layout, layers
+        return layers
 
     def _keep(self, node: Node, model: Model, fitted: FitResult, start: str) -> Values:
         model.network.config.last_training_window = self.recipe.data.sequence_length
@@ -300,27 +320,6 @@ class Actions:
             "trainable": fitted.trainable,
             "weights_sha256": _hash_weights(node.folder / "model"),
         }
-
-    def _sft(self, node: Node) -> Values:
-        section = self.recipe.sft
-        assert section is not None and section.data is not None, CHECKED
-        start = str(section.start_from)
-        student = self.model(start)
-        student = Model("sft", student.network, student.tokenizer)
-        first_row = self._tokens(start) // self.recipe.data.sequence_length
-        training = make_fit_settings(
-            section, self.recipe, tokens=section.tokens, first_row=first_row
-        )
-        fitted = sft.run(
-            student,
-            self._rows(section.data),
-            sft.SftSettings(training=training),
-            node.folder,
-            heldout=self.heldout,
-            progress=lambda record: self.observer.node_stepped(node.name, record),
-            stop=self.stop,
-        )
-        return self._keep(node, student, fitted, start)
 
     def _merge(self, node: Node) -> Values:
         section = self.recipe.merge

@@ -8,6 +8,7 @@ here then does nothing: `fit` has one path for both.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from itertools import chain
 from math import ceil
@@ -36,10 +37,15 @@ class Ranks:
         self.rank, self.size = rank, size
 
     @classmethod
+    def world(cls) -> "Ranks":
+        """Return all processes of the process group."""
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @classmethod
     def of(cls, model: nn.Module) -> "Ranks":
         """Return the ranks a model is split over: this process alone if it is not."""
         is_split = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-        return cls(dist.get_rank(), dist.get_world_size()) if is_split else cls()
+        return cls.world() if is_split else cls()
 
     @property
     def is_first(self) -> bool:
@@ -85,6 +91,28 @@ class Ranks:
                 raise failed or error
 
 
+class Calls:
+    """How the first rank calls the others to common work; they may wait for it for days.
+
+    Common work itself has a timeout; a wait between two pieces of it has none, and ends when the
+    first rank does.
+    """
+
+    def __init__(self) -> None:
+        """Made by all ranks."""
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+
+    def send(self, job: Any) -> None:
+        """Call the others, by the first rank."""
+        dist.broadcast_object_list([job], src=0, group=self._group)
+
+    def wait(self) -> Any:
+        """Return what the first rank calls for, by the others."""
+        jobs: list[Any] = [None]
+        dist.broadcast_object_list(jobs, src=0, group=self._group)
+        return jobs[0]
+
+
 def read_batches(source: TokenSource, rows: range, size: int, ranks: Ranks) -> Iterator[Batch]:
     """Yield this rank's share of some rows, `size` at a time.
 
@@ -111,7 +139,7 @@ def shard(
         source: on the first rank the model with the weights, elsewhere None.
         widen: keep the weights in float32, as training needs them that sums small updates.
     """
-    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    ranks = Ranks.world()
     mesh = init_device_mesh(device.type, (ranks.size,))
     tensors = (
         {} if source is None else dict(chain(source.named_parameters(), source.named_buffers()))
