@@ -50,9 +50,8 @@ class _GatedDeltaRule(torch.autograd.Function):
     """The kernel and its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-        v_BTHP, state_BHPN = inputs[3], inputs[-1]
-        assert v_BTHP is not None and state_BHPN is not None
+    def forward(ctx: Any, segments_BT: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        v_BTHP, state_BHPN = inputs[2], inputs[-1]
         found_BTHP = before_BHKNP = None
         if any(ctx.needs_input_grad):
             num_rows, num_heads, num_channels, num_states = state_BHPN.shape
@@ -60,12 +59,12 @@ class _GatedDeltaRule(torch.autograd.Function):
             found_BTHP = v_BTHP.new_empty(v_BTHP.shape)
             before_BHKNP = v_BTHP.new_empty(num_rows, num_heads, places, num_states, num_channels)
         y_BTHP, last_BHPN = v_BTHP.new_empty(v_BTHP.shape), v_BTHP.new_empty(state_BHPN.shape)
-        ctx.save_for_backward(*inputs, found_BTHP, before_BHKNP)
+        ctx.save_for_backward(segments_BT, *inputs, found_BTHP, before_BHKNP)
         native.call(
             KERNEL,
             "forward",
             v_BTHP.dtype,
-            *_list_inputs(*inputs),
+            *_list_inputs(segments_BT, *inputs),
             *(found_BTHP, before_BHKNP, y_BTHP, last_BHPN),
         )
         return y_BTHP, last_BHPN
