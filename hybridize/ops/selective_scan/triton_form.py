@@ -37,7 +37,9 @@ def selective_scan_triton(
 ) -> tuple[Tensor, Tensor]:
     """See `hybridize.ops.selective_scan.selective_scan`; `chunk` is the tokens of a tile."""
     mark_BT = None if segments_BT is None else _mark(segments_BT)
-    return _Scan.apply(x_BTD, dt_BTD, A_DN, B_BTGN, C_BTGN, D_D, state_BDN, mark_BT, chunk)
+    inputs = (x_BTD, dt_BTD, A_DN, B_BTGN, C_BTGN, D_D, state_BDN)
+    keep = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    return _Scan.apply(*inputs, mark_BT, chunk, keep)
 
 
 def _mark(segments_BT: Tensor) -> Tensor:
@@ -58,6 +60,7 @@ class _Scan(torch.autograd.Function):
         state_BDN: Tensor | None,
         mark_BT: Tensor | None,
         chunk: int | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
         from hybridize.ops.selective_scan import triton_kernels as kernels
 
@@ -67,7 +70,7 @@ class _Scan(torch.autograd.Function):
         y_BTD = torch.empty(x_BTD.shape, dtype=x_BTD.dtype, device=x_BTD.device)
         last_BDN = y_BTD.new_empty((num_rows, num_channels, num_states), dtype=dtype)
         border_BKDN = None
-        if any(ctx.needs_input_grad):
+        if keep:
             num_tiles = -(-num_tokens // sizes["TOKENS"])
             border_BKDN = last_BDN.new_empty(num_rows, num_tiles, num_channels, num_states)
         inputs = [flatten_rows(values) for values in (x_BTD, dt_BTD, B_BTGN, C_BTGN)]
@@ -124,6 +127,7 @@ class _Scan(torch.autograd.Function):
             grad_C_BTGN,
             None if grad_D_BD is None else grad_D_BD.sum(0).to(D_D.dtype),
             None if ctx.state_dtype is None else grad_state_BDN.to(ctx.state_dtype),
+            None,
             None,
             None,
         )
