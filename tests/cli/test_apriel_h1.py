@@ -107,6 +107,11 @@ def test_it_is_planned_as_the_hybrid_it_is(call, published, plain):
     plan = json.loads(out)
     assert plan["teacher"]["mixers"] == ["attention", "mamba1", "attention"]
     assert plan["teacher"]["mixer_options"]["mamba1"]["step_rank"] == 3
+    small = ["tokens=64", "tokens_per_step=64"]
+    sets = [f"--set=distill.{value}" for value in small[1:]] + [f"--set=stages.h.{small[0]}"]
+    call("run", recipe(published, 2), "--out", "run", *sets)
+    with open("run/stages/01-h/result.json") as file:
+        assert json.load(file)["values"]["layout"] in ("Amm", "mmA")
     _, err = call("check", recipe(plain, 1), code=2)
     assert "the teacher has 1 already. Set converted to more than 1" in err
 
