@@ -52,6 +52,23 @@ def test_convert_shows_both_layouts_and_writes_a_model(call, teacher, tmp_path):
     assert "layer 9 does not exist" in err
 
 
+def test_a_teacher_converts_itself_in_the_precision_and_file_sizes_it_has(call, teacher, tmp_path):
+    call("convert", teacher, "--layers", "0", "--out", "h1", "--shard-size", "16KiB")
+    assert len(list((tmp_path / "h1").glob("*.safetensors"))) > 2
+    out, _ = call("compare", teacher, "h1", "--json")
+    changed = json.loads(out)["tensors"]
+    assert changed and all("layers.0." in entry for entry in changed)
+
+
+def test_convert_calibrates_where_the_recipe_says_so(call, teacher, tmp_path):
+    common = ["--layers", "1", "--teacher", teacher]
+    call("convert", teacher, *common, "--out", "plain")
+    call("convert", teacher, *common, "--out", "fitted", "--set", "mixer.calibrate=1k", *SMALL)
+    out, _ = call("compare", "plain", "fitted", "--json")
+    names = {entry.rpartition("mixer.")[2] for entry in json.loads(out)["tensors"]}
+    assert names == {"in_proj.weight: differs", "out_proj.weight: differs"}
+
+
 def test_importance_ranks_the_layers(call, teacher, tmp_path):
     method = ["--set", "importance.leave_one_out.tokens=64"]
     out, _ = call("importance", teacher, "--teacher", teacher, "--out", "i.json", *SMALL, *method)

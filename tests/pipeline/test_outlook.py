@@ -24,7 +24,7 @@ def test_strips_show_what_is_decided():
 
 
 @pytest.mark.parametrize(
-    ("family", "init", "dropped"), [("qwen3", "from_attention", 12), ("llama", "random", 24)]
+    ("family", "init", "dropped"), [("qwen3", "random", 36), ("llama", "random", 24)]
 )
 def test_what_is_not_read_is_named_as_dropped(family, init, dropped):
     text = look(family, f"mixer.init={init}").text("h6")

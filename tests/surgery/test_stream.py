@@ -14,6 +14,7 @@ from hybridize.models.loading import load_outline
 from hybridize.surgery import convert
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.surgery.stream import stream
+from tests.models.apriel import Form, make_checkpoint
 from tests.test_architecture import ROOT
 from tests.tiny import as_student, tiny_teacher
 
@@ -64,6 +65,43 @@ def test_a_student_goes_on_with_what_it_learned_and_the_attention_of_its_teacher
     with pytest.raises(ModelError, match="layer 2 of the source holds mamba2"):
         back = student.layout.convert([2], to="attention")
         stream(tmp_path / "h1", back, FreshSettings(), tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [Form(), Form(joint=True, rank=3), Form(codes=("t", "i", "m2", "t")), Form(tied=True)],
+    ids=["plain", "joint", "left-out", "tied"],
+)
+def test_a_published_checkpoint_goes_on_to_more_converted_layers(form, tmp_path):
+    folder = make_checkpoint(tmp_path / "h1", form, shards=3)
+    model = load_model(folder)
+    layout = model.layout.convert([0], to="mamba1")
+    options = model.config.mixer_options["mamba1"]
+    save_model(convert(model, layout, options=options, seed=7), None, tmp_path / "whole")
+    stream(folder, layout, FreshSettings(options=options, seed=7), tmp_path / "streamed")
+    assert same_files(tmp_path / "whole", tmp_path / "streamed")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.v_proj.weight"):
+        folder = write_teacher(tmp_path / "t")
+        tensors = load_file(folder / "model.safetensors")
+        tensors[name][1, 2] = float("nan")
+        save_file(tensors, folder / "model.safetensors")
+        layout = load_outline(folder).layout.convert([1], to="mamba2")
+        with pytest.raises(ModelError, match=f"{name} holds values that are not finite"):
+            stream(folder, layout, FreshSettings(), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+def test_large_weights_are_finite_even_if_their_sum_is_not(tmp_path):
+    folder = write_teacher(tmp_path / "t", dtype=torch.float16)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"].fill_(60_000)
+    save_file(tensors, folder / "model.safetensors")
+    layout = load_outline(folder).layout.convert([1], to="mamba2")
+    stream(folder, layout, FreshSettings(), tmp_path / "out")
+    assert load_model(tmp_path / "out").model.embed_tokens.weight.min().item() == 60_000
 
 
 def test_a_dtype_can_be_chosen(tmp_path):
