@@ -14,6 +14,7 @@ from hybridize.core.schema_errors import explain, label, none_words
 from hybridize.core.section import Section
 from hybridize.core.sections import (
     Bench,
+    Devices,
     Distill,
     Evaluate,
     Measurement,
@@ -61,6 +62,8 @@ class Recipe(Section):
     """Speed and memory."""
     report: Report | None = None
     """The page that shows it all."""
+    devices: Devices = Devices()
+    """How training uses its devices."""
     machine: Machine | None = None
     """What time, memory and money are estimated for."""
 

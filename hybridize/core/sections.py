@@ -209,6 +209,16 @@ class Bench(Section):
     """Measurements of each point; their median counts."""
 
 
+class Devices(Section):
+    """How training uses its devices: memory and speed, never the result beyond rounding. Several
+    devices are used by starting the run with torchrun."""
+
+    activation_checkpointing: bool = False
+    """Run each layer again in the backward pass, rather than keep what it computed."""
+    compile: bool = False
+    """Run each layer through torch.compile."""
+
+
 class Report(Section):
     """The page that shows what was done and what was lost."""
 

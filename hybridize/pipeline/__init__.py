@@ -59,26 +59,26 @@ def run_recipe(
         RunError: a node is stale; the message names what changed and how to redo it.
         Interrupted: stopped by a signal or by `max_hours`, with a checkpoint to continue from.
     """
-    recipe = load_recipe(recipe_path, overrides)
-    folder, watcher = Path(out) if out else Path("runs") / recipe.name, observer or Observer()
+    recipe, processes = load_recipe(recipe_path, overrides), read_settings()
+    folder = Path(out) if out else Path("runs") / recipe.name
+    watcher = observer if observer and processes.rank == 0 else Observer()
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
-    def make_actions(device: str | None = device, calls: "Calls | None" = None) -> "Actions":
+    def make_actions(device: str | None, calls: "Calls | None" = None) -> "Actions":
         from hybridize.pipeline.actions import Actions
 
         return Actions(recipe, RunFolder(folder), device, watcher, _stop_at(deadline), calls)
 
-    def walk(make_actions: "Callable[[], Actions]") -> None:
+    def lead(device: str | None, calls: "Calls | None" = None) -> None:
         street = open_street(recipe, folder)
         states = _prepare(street, recipe, until, redo)
         _write_recipe(recipe, recipe_path, RunFolder(folder))
-        _walk(street, states, make_actions(), watcher)
+        _walk(street, states, make_actions(device, calls), watcher)
         if until is None or until == "report":
             _write_report(recipe, RunFolder(folder))
 
-    processes = read_settings()
     if processes.num_ranks == 1:
-        walk(make_actions)
+        lead(device)
         return folder
     from hybridize.pipeline.training import follow
     from hybridize.training.device import process_group
@@ -89,7 +89,7 @@ def run_recipe(
         if processes.rank > 0:
             follow(make_actions(str(own), calls))
         else:
-            walk(lambda: make_actions(str(own), calls))
+            lead(str(own), calls)
             calls.send(None)
     return folder
 

@@ -96,6 +96,8 @@ def make_fit_settings(
         seed=recipe.seed,
         checkpoint_every=training.checkpoint_every,
         evaluate_every=training.evaluate_every,
+        activation_checkpointing=recipe.devices.activation_checkpointing,
+        compile=recipe.devices.compile,
     )
 
 
