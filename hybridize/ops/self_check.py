@@ -3,6 +3,8 @@
 Legend: B batch, T tokens, D channels, H heads, P channels per head, G groups, N state size.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +26,7 @@ def measure_error(operator: str, device: torch.device, form: str = "auto") -> fl
     """
     generator = torch.Generator().manual_seed(0)
     inputs = [tensor.to(device) for tensor in EXAMPLES[operator](generator)]
-    options = OPTIONS.get(operator)
+    options: dict[str, Any] | None = OPTIONS.get(operator)
     if options is None:
         segments_BT = (torch.arange(TOKENS, device=device) // 27 + 1).repeat(ROWS, 1)
         segments_BT[:, -3:] = 0
@@ -87,5 +89,5 @@ EXAMPLES = {
     "ssd": _ssd,
 }
 """Operator -> function that draws its inputs without segments and state."""
-OPTIONS = {"gated_norm": {"num_groups": 2, "eps": 1e-5}}
+OPTIONS: dict[str, dict[str, Any]] = {"gated_norm": {"num_groups": 2, "eps": 1e-5}}
 """Operator without segments and state -> its other arguments."""

@@ -96,7 +96,7 @@ def _count_slabs(x_BTD: Tensor, B_BTGN: Tensor) -> int:
     return -(-(x_BTD.shape[2] // B_BTGN.shape[2]) // SLAB)
 
 
-def _list_inputs(*inputs: Tensor) -> tuple[Tensor | int | None, ...]:
+def _list_inputs(*inputs: Any) -> tuple[Tensor | int | None, ...]:
     """List the first members of the kernel's struct."""
     x_BTD, dt_BTD, A_ND, B_BTGN, C_BTGN, D_D, segments_BT, state_BND = inputs
     sizes = (*x_BTD.shape, *B_BTGN.shape[2:], _count_slabs(x_BTD, B_BTGN))

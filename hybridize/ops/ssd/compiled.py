@@ -87,7 +87,7 @@ class _Ssd(torch.autograd.Function):
         )
 
 
-def _list_inputs(*inputs: Tensor) -> tuple[Tensor | int | None, ...]:
+def _list_inputs(*inputs: Any) -> tuple[Tensor | int | None, ...]:
     """List the first members of the kernel's struct."""
     x_BTHP, dt_BTH, A_H, B_BTGN, C_BTGN, D_H, segments_BT, state_BHPN = inputs
     return (
