@@ -23,7 +23,7 @@ from hybridize.surgery import convert
 from tests.models.apriel import Form, make_checkpoint
 from tests.tiny import as_student, tiny_teacher, tokens
 
-FAST, DEEP = 60, 4_000
+FAST, DEEP = 60, 1_000
 """Configurations a fuzzing test tries, by default and with -m slow."""
 KINDS = ("teacher", "student", "published")
 
