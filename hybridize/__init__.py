@@ -17,6 +17,7 @@ from hybridize.core.auto_names import announce
 __version__ = "0.1.0"
 
 _NAMES = {
+    "AlignedMixers": "hybridize.surgery.aligned",
     "HybridizeError": "hybridize.core.errors",
     "Importance": "hybridize.core.importance",
     "Interrupted": "hybridize.core.errors",
@@ -30,6 +31,7 @@ _NAMES = {
     "RecipeError": "hybridize.core.errors",
     "ReplaceOne": "hybridize.core.sections",
     "RunError": "hybridize.core.errors",
+    "align": "hybridize.pipeline.align",
     "bench": "hybridize.api",
     "convert": "hybridize.api",
     "convert_folder": "hybridize.stages.convert",

@@ -40,6 +40,7 @@ from hybridize.stages import export as export_stage
 from hybridize.stages import importance as importance_stage
 from hybridize.stages import merge as merge_stage
 from hybridize.stages import sft as sft_stage
+from hybridize.surgery.aligned import AlignedMixers
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource
 from hybridize.training.device import choose_device
@@ -138,7 +139,7 @@ def measure_importance(
     settings: LeaveOneOut | ReplaceOne | None = None,
     teacher: Model | None = None,
     data: TokenSource | None = None,
-    mixer: str = "mamba2",
+    mixer: str | AlignedMixers = "mamba2",
     out: Path | None = None,
 ) -> Importance:
     """Score each layer by leaving it out, or by replacing it and training shortly.
@@ -146,6 +147,7 @@ def measure_importance(
     Args:
         tokens: held-out tokens a layer is measured on; by default those of `settings`.
         settings: how; leave_one_out by default. replace_one needs `teacher` and `data`.
+        mixer: replace_one: kind of the mixer that is swapped in, or what `align` made.
         out: folder for the scores so far; a second call goes on from them.
     """
     asked = settings or LeaveOneOut()
@@ -162,8 +164,11 @@ def measure_importance(
         "train": asked.train,
     }
     training = _fit_settings(values, source, max(1, asked.steps) * asked.tokens_per_step)
+    kind, fresh = mixer, FreshSettings()
+    if isinstance(mixer, AlignedMixers):
+        kind, fresh = mixer.kind, _start_aligned(mixer)
     probe = importance_stage.ReplaceOneSettings(
-        mixer=mixer, tokens=num_tokens, steps=asked.steps, training=training
+        mixer=str(kind), fresh=fresh, tokens=num_tokens, steps=asked.steps, training=training
     )
     return importance_stage.replace_one(model, teacher or model, source, heldout, probe, out)
 
@@ -173,7 +178,7 @@ def convert(
     layout: Layout,
     *,
     source: Model | None = None,
-    init: str = "from_attention",
+    init: str | AlignedMixers = "from_attention",
     options: Settings | None = None,
     seed: int = 0,
     calibrate_on: TokenSource | None = None,
@@ -183,15 +188,22 @@ def convert(
 
     Args:
         source: whose attention the fresh mixers start from; by default `model`.
-        calibrate_on: text whose first tokens the fresh mixers are fitted on, in closed form.
+        init: from_attention, random, or what `align` made.
+        options: of the mixer; aligned ones have theirs.
+        calibrate_on: text whose first tokens the fresh mixers are fitted on, in closed form;
+            aligned ones are left as they are.
     """
     rows = None
     if calibrate_on is not None:
         rows = make_calibration(calibrate_on, CALIBRATION_TOKENS)
+    if isinstance(init, AlignedMixers):
+        fresh = _start_aligned(init)
+    else:
+        fresh = FreshSettings(init=init, options=dict(options or {}), seed=seed)
     return convert_stage.run(
         model,
         layout,
-        FreshSettings(init=init, options=dict(options or {}), seed=seed),
+        fresh,
         out,
         source=source or model,
         name=f"h{len(layout.converted)}",
@@ -359,6 +371,10 @@ def _check_tokens(model: Model, data: TokenSource) -> None:
 
 def _copy(model: Model) -> Model:
     return Model(model.name, copy.deepcopy(model.network), model.tokenizer)
+
+
+def _start_aligned(aligned: AlignedMixers) -> FreshSettings:
+    return FreshSettings(init="aligned", options=dict(aligned.options), aligned=aligned.folder)
 
 
 def _read(settings: Settings | None, data: TokenSource) -> Recipe:

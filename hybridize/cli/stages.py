@@ -1,4 +1,4 @@
-"""Commands for one stage alone, on any model folder: importance, convert, distill, sft, merge.
+"""Commands for one stage alone, on any model folder: importance, align, convert, distill, ...
 
 Their settings are those of the recipe sections of the same name, given by --recipe or --set.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hybridize.cli.options import (
+    RECIPE,
     WHERE,
     DeviceOption,
     JsonOption,
@@ -30,10 +31,23 @@ if TYPE_CHECKING:
 
 TokensOption = Annotated[str, typer.Option(metavar="N", help="Budget in tokens, e.g. 300M.")]
 
+LayersOption = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Layers, e.g. 3,7,8; from 0.")
+]
+AlignedOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", rich_help_panel=RECIPE, help="Start from the mixers that `align` wrote here."
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command(epilog="Example: hybridize importance shipped --method leave_one_out")(importance)
+    app.command(
+        epilog="Example: hybridize align shipped --out out/aligned --set align.tokens=100k"
+    )(align)
     app.command(
         epilog="Example: hybridize convert shipped --layers 9,10 --out out/h2 "
         "--set mixer.kind=mamba2"
@@ -89,12 +103,50 @@ def importance(
         show(str(measured))
 
 
-def convert(
+def align(
+    model: ModelArgument,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", rich_help_panel=WHERE, help="Folder to write the mixers to."),
+    ],
+    layers: LayersOption = None,
+    recipe: RecipeOption = None,
+    overrides: SetOption = [],  # noqa: B006  typer copies it
+    device: DeviceOption = None,
+) -> None:
+    """Train the mixer of every layer once, each against its layer's attention in the teacher.
+
+    The layers do not depend on each other, so conversions of any layers may start from them, with
+    --aligned. An interrupted alignment goes on.
+    """
+    from hybridize import api
+    from hybridize.cli.watch import prepare_machine
+    from hybridize.core.errors import RecipeError
+    from hybridize.pipeline.align import align_as_asked
+
+    prepare_machine()
+    loaded = _settings(model, recipe, overrides, {"align": {}})
+    if loaded.align is None:
+        raise RecipeError(f"recipe {recipe} has no section align. Add it.")
+    teacher = api.load_teacher(model, dtype=loaded.teacher.dtype, device=device)
+    train, heldout = _sources(loaded, teacher.need_tokenizer())
+    made, _ = align_as_asked(
+        loaded,
+        teacher,
+        train,
+        out,
+        layers=_read_layers("align", layers) if layers else None,
+        heldout=heldout,
+        progress=api.show_steps("align"),
+    )
+    say(str(made))
+    show(str(out))
+
+
+def convert(  # noqa: PLR0913  each is an option
     model: ModelArgument,
     out: OutOption,
-    layers: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Layers to convert, e.g. 3,7,8.")
-    ] = None,
+    layers: LayersOption = None,
     layout: Annotated[
         str | None, typer.Option(metavar="STRIP", help="Whole layout instead, e.g. AAAMMAAM.")
     ] = None,
@@ -103,6 +155,7 @@ def convert(
         typer.Option(metavar="SIZE", help="Largest file to write, e.g. 2GiB; 5 GB by default."),
     ] = None,
     teacher: TeacherOption = "shipped",
+    aligned: AlignedOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = [],  # noqa: B006  typer copies it
 ) -> None:
@@ -123,11 +176,21 @@ def convert(
     before, mixer = read_layout(model), loaded.mixer
     if teacher == "shipped" and not before.converted:
         teacher = model
+    made = api.AlignedMixers.read(aligned) if aligned else None
+    if mixer.init == "aligned" and made is None:
+        raise RecipeError(
+            f"recipe {recipe} starts from aligned mixers. Name their folder with --aligned."
+        )
+    kind = made.kind if made else mixer.kind
     after = (
-        Layout.parse(layout) if layout else before.convert(_read_layers(str(layers)), to=mixer.kind)
+        Layout.parse(layout)
+        if layout
+        else before.convert(_read_layers("convert", str(layers)), to=kind)
     )
     settings: dict[str, Any] = {"init": mixer.init, "options": mixer.options, "seed": loaded.seed}
-    if mixer.calibrate:
+    if made:
+        settings = {"init": "aligned", "options": made.options, "aligned": made.folder}
+    if mixer.calibrate and not made:
         start, source = api.load_model(model), api.load_teacher(teacher)
         train, _ = _sources(loaded, start.need_tokenizer())
         student = api.convert(start, after, source=source, calibrate_on=train, **settings)
@@ -270,10 +333,10 @@ def _training_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.training")
 
 
-def _read_layers(text: str) -> list[int]:
+def _read_layers(command: str, text: str) -> list[int]:
     from hybridize.core.errors import RecipeError
 
     try:
         return [int(layer) for layer in text.split(",")]
     except ValueError as error:
-        raise RecipeError(f"convert --layers {text}: write numbers like 3,7,8.") from error
+        raise RecipeError(f"{command} --layers {text}: write numbers like 3,7,8.") from error

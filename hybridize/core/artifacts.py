@@ -58,6 +58,11 @@ class RunFolder:
         """Tokens of the files that are trained and measured on."""
         return self.path / "tokens"
 
+    @property
+    def align(self) -> Path:
+        """Folder of the mixers that were aligned, one file a layer."""
+        return self.path / "align"
+
     def importance(self, name: str) -> Path:
         """Scores of one measurement, such as `leave_one_out` or `replace_one-h8`."""
         return self.path / "importance" / f"{name}.json"

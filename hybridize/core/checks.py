@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 from hybridize.core.catalog import did_you_mean, known_names
 from hybridize.core.document import KeyPath
 from hybridize.core.machine import check_machine
-from hybridize.core.sections import Stage, Training
+from hybridize.core.sections import Align, Sft, Stage
 from hybridize.core.sources import Blend, Documents, Source
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
 
 Problem = tuple[KeyPath, str]
-RESERVED = ("teacher", "importance", "plan", "eval", "sft", "merge", "bench", "report")
+RESERVED = ("teacher", "importance", "align", "plan", "eval", "sft", "merge", "bench", "report")
 
 
 def check_recipe(recipe: Recipe) -> Iterator[Problem]:
     """List what cannot be carried out: the path of a value, and a sentence about it."""
     yield from _check_names(recipe)
     yield from _check_data(recipe)
+    yield from _check_align(recipe)
     yield from _check_importance(recipe)
     yield from _check_stages(recipe)
     yield from _check_sft(recipe)
@@ -107,6 +108,17 @@ def _check_keys(path: KeyPath, source: Documents) -> Iterator[Problem]:
         )
 
 
+def _check_align(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.align:
+        yield from _check_budget(("align",), "align", recipe.align, recipe)
+    elif recipe.mixer.init == "aligned":
+        yield (
+            ("mixer", "init"),
+            "mixer.init is aligned, but the recipe has no section align to train such mixers. "
+            "Add align: {tokens: 100k}, or set mixer.init to from_attention.",
+        )
+
+
 def _check_importance(recipe: Recipe) -> Iterator[Problem]:
     methods: set[str] = set()
     for i, entry in enumerate(recipe.importance):
@@ -138,7 +150,7 @@ def _check_stages(recipe: Recipe) -> Iterator[Problem]:
                 f"{stage.start_from} has {start} already. Set converted to {start + 1} or more.",
             )
         yield from _check_rank(here, stage, methods)
-        yield from _check_training(here, stage.name, stage, stage.tokens, recipe)
+        yield from _check_training(here, stage.name, stage, recipe)
         counts[stage.name] = stage.converted
 
 
@@ -157,9 +169,21 @@ def _check_rank(here: KeyPath, stage: Stage, methods: list[str]) -> Iterator[Pro
 
 
 def _check_training(
-    here: KeyPath, name: str, training: Training, tokens: int, recipe: Recipe
+    here: KeyPath, name: str, training: Stage | Sft, recipe: Recipe
 ) -> Iterator[Problem]:
-    per_step, length = training.tokens_per_step, recipe.data.sequence_length
+    yield from _check_budget(here, name, training, recipe)
+    schedule = training.schedule
+    if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:
+        yield (
+            (*here, "schedule"),
+            f"{name} warms up and decays for more than 100% of its budget. Lower one of them.",
+        )
+
+
+def _check_budget(
+    here: KeyPath, name: str, budget: Stage | Sft | Align, recipe: Recipe
+) -> Iterator[Problem]:
+    tokens, per_step, length = budget.tokens, budget.tokens_per_step, recipe.data.sequence_length
     if per_step > tokens:
         yield (
             (*here, "tokens"),
@@ -171,12 +195,6 @@ def _check_training(
             (*here, "tokens_per_step"),
             f"{name} takes {per_step} tokens a step, less than one row of {length} tokens. "
             "Raise tokens_per_step or lower data.sequence_length.",
-        )
-    schedule = training.schedule
-    if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:
-        yield (
-            (*here, "schedule"),
-            f"{name} warms up and decays for more than 100% of its budget. Lower one of them.",
         )
 
 
@@ -190,7 +208,7 @@ def _check_sft(recipe: Recipe) -> Iterator[Problem]:
             f"sft starts from {recipe.sft.start_from!r}, which is no stage. "
             f"Stages: {', '.join(names)}.",
         )
-    yield from _check_training(("sft",), "sft", recipe.sft, recipe.sft.tokens, recipe)
+    yield from _check_training(("sft",), "sft", recipe.sft, recipe)
 
 
 def _check_merge(recipe: Recipe) -> Iterator[Problem]:

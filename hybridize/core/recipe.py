@@ -13,6 +13,7 @@ from hybridize.core.machine import Machine
 from hybridize.core.schema_errors import explain, label, none_words
 from hybridize.core.section import Section
 from hybridize.core.sections import (
+    Align,
     Bench,
     Devices,
     Distill,
@@ -46,6 +47,8 @@ class Recipe(Section):
     """What is trained and measured on."""
     mixer: Mixer = Mixer()
     """What takes the place of attention."""
+    align: Align | None = None
+    """Mixers of all layers trained once, for `mixer.init: aligned`."""
     importance: Annotated[tuple[Measurement, ...], Field(strict=False)] = ()
     """How layers are ranked."""
     stages: Annotated[tuple[Stage, ...], Field(strict=False)] = ()

@@ -41,12 +41,13 @@ class Mixer(Section):
 
     kind: Word = "mamba2"
     """A mixer of `hybridize ls mixers`, or package.module:Name."""
-    init: Literal["from_attention", "random"] = "from_attention"
-    """from_attention: start from the teacher's query, key, value and output weights."""
+    init: Literal["from_attention", "random", "aligned"] = "from_attention"
+    """from_attention: start from the teacher's query, key, value and output weights. aligned: start
+    from the mixers that `align` trained."""
     calibrate: Tokens | None = None
     """Training tokens on which gates and output projections of fresh mixers are fitted, in closed
     form, to the teacher's attention; null leaves them as initialised, as are mixers that have no
-    gate (sliding, identity)."""
+    gate (sliding, identity). Where mixers are aligned, it is what the alignment starts from."""
     options: dict[str, Scalar] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Options of the mixer, such as expand, state_size or conv_width, or window and sinks."""
 
@@ -64,6 +65,20 @@ class LeaveOneOut(Section):
     """kl: held-out tokens a layer is measured on."""
     problems: Count = 50
     """accuracy: problems of each kind that a layer is measured on."""
+
+
+class Align(Section):
+    """Train the mixer of every layer once, each against its own layer's attention in the teacher;
+    with `mixer.init: aligned` every probe and every stage starts from these."""
+
+    tokens: Tokens = 100_000
+    """Budget, in tokens seen by the teacher; all layers are trained in one pass."""
+    tokens_per_step: Tokens = 8_192
+    """Tokens of one update."""
+    lr: Positive = 1e-3
+    """Peak learning rate of AdamW; over the last 70 % of the budget it goes to zero."""
+    init: Literal["from_attention", "random"] = "from_attention"
+    """How the mixers start, before they are aligned; see `mixer.init`."""
 
 
 class ReplaceOne(Section):

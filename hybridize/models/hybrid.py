@@ -103,10 +103,14 @@ class HybridLayer(nn.Module):
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Return the residual stream after this layer, (B, T, D)."""
-        if self.left_out == "layer":
-            return hidden_BTD
-        if self.left_out != "attention":
-            mixed_BTD = self.mix(self.normalize(hidden_BTD, self.norms.before_mixer), ctx)
+        if self.left_out is not None:
+            return hidden_BTD if self.left_out == "layer" else self.complete(hidden_BTD, None)
+        normed_BTD = self.normalize(hidden_BTD, self.norms.before_mixer)
+        return self.complete(hidden_BTD, self.mix(normed_BTD, ctx))
+
+    def complete(self, hidden_BTD: Tensor, mixed_BTD: Tensor | None) -> Tensor:
+        """Return the residual stream after this layer from what `mix` gave; None is left out."""
+        if mixed_BTD is not None:
             hidden_BTD = self._add(hidden_BTD, mixed_BTD, self.norms.after_mixer)
         made_BTD = self.mlp(self.normalize(hidden_BTD, self.norms.before_mlp))
         return self._add(hidden_BTD, made_BTD, self.norms.after_mlp)
@@ -327,8 +331,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[Any, Any], *args: Any
     ) -> Any:
-        wants_cache = generation_config.use_cache is not False
-        if wants_cache and model_kwargs.get("past_key_values") is None:
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = self.make_cache()
         if isinstance(model_kwargs.get("past_key_values"), HybridCache):
             model_kwargs["past_key_values"].follow(generation_config)

@@ -1,7 +1,7 @@
 """How each node of the street is done: load its inputs, call its stage, write its folder."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,17 @@ from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
 from hybridize.core.shape import ModelShape
 from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
+from hybridize.pipeline.align import align_node
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.training import Job, train, train_together
-from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
+from hybridize.pipeline.translate import (
+    make_calibration,
+    make_fit_settings,
+    make_fresh_settings,
+    make_source,
+)
 from hybridize.stages import bench, convert, evaluate, importance, merge
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.blend import warn_of_overlap
@@ -78,6 +84,7 @@ class Actions:
     def _once(self) -> dict[str, Callable[[Node], Values]]:
         return {
             "teacher": self._describe,
+            "align": partial(align_node, self),
             "sft": self._sft,
             "merge": self._merge,
             "bench": self._bench,
@@ -109,8 +116,7 @@ class Actions:
     @cached_property
     def fresh(self) -> FreshSettings:
         """How fresh mixers start."""
-        mixer = self.recipe.mixer
-        return FreshSettings(init=mixer.init, options=dict(mixer.options), seed=self.recipe.seed)
+        return make_fresh_settings(self.recipe, self.folder.align)
 
     @cached_property
     def calibration(self) -> tuple[Tensor, Tensor] | None:

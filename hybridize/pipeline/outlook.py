@@ -265,7 +265,7 @@ def _get_shapes(teacher: HybridForCausalLM, student: HybridForCausalLM) -> Shape
         {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         for model in (teacher, student)
     ]
-    return {"teacher": shapes[0], "student": shapes[1], "init": shapes[1]}
+    return {"teacher": shapes[0], "student": shapes[1], "init": shapes[1], "aligned": shapes[1]}
 
 
 def _list_origins(node: Node, prefix: str, shapes: Shapes) -> Iterator[tuple[str, str]]:

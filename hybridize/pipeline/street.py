@@ -35,7 +35,7 @@ class Node:
     """One piece of work of a run, with a folder of its own."""
 
     name: str
-    """`teacher`, `importance/leave_one_out`, `h6`, `eval/h6`, `sft`, `merge`, `bench`."""
+    """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `sft`, `merge`, `bench`."""
     folder: Path
     settings: Mapping[str, Any]
     """Everything that decides its result, under the names of the recipe."""
@@ -166,11 +166,25 @@ def _list_measurements(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]
         name = "importance/leave_one_out"
         settings = {**common, "importance": {"leave_one_out": leave_one_out.model_dump()}}
         nodes.append(Node(name, run.path / name, settings, ("teacher",)))
+    if recipe.align:
+        settings = {
+            **common,
+            "mixer": _without(recipe.mixer.model_dump(), ("init",)),
+            "align": recipe.align.model_dump(),
+            "distill": recipe.distill.model_dump(include={"dtype"}),
+        }
+        nodes.append(Node("align", run.align, settings, ("teacher",)))
     asked = {stage.rank_by for stage in recipe.stages}
     if recipe.measurement("replace_one") and "replace_one" not in asked:
         name = "importance/replace_one"
-        nodes.append(Node(name, run.path / name, _probe(recipe, common), ("teacher",)))
+        needs = ("teacher", *_fresh_needs(recipe))
+        nodes.append(Node(name, run.path / name, _probe(recipe, common), needs))
     return nodes
+
+
+def _fresh_needs(recipe: Recipe) -> tuple[str, ...]:
+    """List what fresh mixers are made from, beside the teacher."""
+    return ("align",) if recipe.mixer.init == "aligned" else ()
 
 
 def _probe(recipe: Recipe, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,11 +210,11 @@ def _list_stages(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> l
                 **_probe(recipe, common),
                 "stages": {stage.name: {"start_from": start}},
             }
-            needs = tuple(dict.fromkeys(("teacher", start)))
+            needs = tuple(dict.fromkeys(("teacher", start, *_fresh_needs(recipe))))
             nodes.append(Node(ranking, run.path / ranking, settings, needs))
         own = {stage.name: _without(stage.model_dump(), _HARMLESS)}
         settings = {**common, "mixer": recipe.mixer.model_dump(), "stages": own}
-        needs = tuple(dict.fromkeys(("teacher", start, ranking)))
+        needs = tuple(dict.fromkeys(("teacher", start, ranking, *_fresh_needs(recipe))))
         nodes.append(Node(stage.name, run.stage(index, stage.name), settings, needs))
         last = index == len(recipe.stages) - 1
         if last or (recipe.evaluate and recipe.evaluate.every_stage):

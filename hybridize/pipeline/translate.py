@@ -1,20 +1,26 @@
 """From the recipe's words to the settings of stages, and to sources of training rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from hybridize.core.recipe import Recipe
-from hybridize.core.sections import Training
+from hybridize.core.sections import Optimizer, Schedule, Training
 from hybridize.core.sources import HELDOUT_SHARE, Blend, Source, Tasks
 from hybridize.core.stored_text import StoredText
+from hybridize.stages.align import AlignSettings
+from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.blend import BlendRows
 from hybridize.training.data import TaskRows, Tokenizer, TokenSource, batch
 from hybridize.training.loop import FitSettings
 from hybridize.training.optim import OptimizerSettings, ScheduleSettings
 from hybridize.training.text_rows import TextRows, TextSettings
 from hybridize.training.thoughts import warn_without_thoughts
+
+ALIGN_DECAY = 0.7
+"""Share of the budget of an alignment over which the learning rate goes to zero."""
 
 
 def make_source(
@@ -98,6 +104,41 @@ def make_fit_settings(
         evaluate_every=training.evaluate_every,
         activation_checkpointing=recipe.devices.activation_checkpointing,
         compile=recipe.devices.compile,
+    )
+
+
+def make_fresh_settings(recipe: Recipe, aligned: Path | None) -> FreshSettings:
+    """Return how fresh mixers start; `aligned` is the folder of mixers that are aligned."""
+    mixer = recipe.mixer
+    return FreshSettings(
+        init=mixer.init,
+        options=dict(mixer.options),
+        seed=recipe.seed,
+        aligned=aligned if mixer.init == "aligned" else None,
+    )
+
+
+def make_align_settings(recipe: Recipe) -> AlignSettings:
+    """Return how the mixers of all layers are aligned, and how they start."""
+    section = recipe.align
+    assert section is not None, "a checked recipe has what it asks for"
+    training = Training(
+        optimizer=Optimizer(lr=section.lr),
+        schedule=Schedule(decay=ALIGN_DECAY),
+        grad_clip=None,
+        tokens_per_step=section.tokens_per_step,
+        rows_per_microbatch=recipe.distill.rows_per_microbatch,
+        checkpoint_every=recipe.distill.checkpoint_every,
+        dtype=recipe.distill.dtype,
+    )
+    settings = make_fit_settings(training, recipe, tokens=section.tokens)
+    return AlignSettings(
+        # These change how whole layers run, of which alignment has none.
+        training=replace(settings, activation_checkpointing=False, compile=False),
+        mixer=recipe.mixer.kind,
+        fresh=FreshSettings(
+            init=section.init, options=dict(recipe.mixer.options), seed=recipe.seed
+        ),
     )
 
 

@@ -185,6 +185,20 @@ def load_table(run: RunData) -> Table:
     return Table("bench-load", "Load of the bench", *fact_columns(facts))
 
 
+def align_table(run: RunData) -> Table:
+    """List how far the mixer of each layer is from the attention, before and after aligning."""
+    columns = (
+        Column("layer", "layer"),
+        Column("before", "error as it starts", "ratio"),
+        Column("after", "error aligned", "ratio"),
+    )
+    rows: tuple[Row, ...] = tuple(
+        {key: entry.get(key) for key in ("layer", "before", "after")}
+        for entry in (run.align or {}).get("errors", [])
+    )
+    return Table("aligned-mixers", "Mixers aligned to the attention of their layer", columns, rows)
+
+
 def nodes_table(run: RunData) -> Table:
     """List what each node of the run took."""
     rows: tuple[Row, ...] = tuple(
@@ -210,6 +224,9 @@ def cost_table(run: RunData) -> Table:
     if stages:
         facts.append(("tokens trained on", sum(values.get("tokens") or 0 for values in stages)))
         facts.append(("seconds of training", sum(v.get("seconds") or 0 for v in stages)))
+    if run.align:
+        facts.append(("tokens aligned on", run.align.get("tokens")))
+        facts.append(("seconds of aligning", run.align.get("seconds")))
     if run.importance:
         entries = [entry for found in run.importance.values() for entry in found.scores]
         facts.append(("tokens of importance", sum(entry.tokens for entry in entries)))

@@ -33,6 +33,8 @@ class RunData:
     environment: Json | None
     status: Json | None
     plan: Json | None
+    align: Json | None
+    """Values of the alignment's `result.json`."""
     importance: Mapping[str, Importance]
     """File stem (`leave_one_out`, `replace_one-h8`) -> measurement."""
     stages: tuple[StageData, ...]
@@ -74,6 +76,7 @@ def read_run(path: Path | str) -> RunData:
         environment=_json(folder.environment),
         status=_json(folder.status),
         plan=_json(folder.plan),
+        align=_values(folder.align),
         importance={
             file.stem: Importance.from_json(read_json(file))
             for file in sorted(folder.path.glob("importance/*.json"))

@@ -118,6 +118,15 @@ def _measured_words(measured: Importance) -> str:
 
 def _distillation(run: RunData) -> tuple[Block, ...]:
     blocks: list[Block] = []
+    aligned = rows_training.align_table(run)
+    if aligned.rows:
+        words = (
+            "Before the first stage the mixer of each layer was trained once, on "
+            f"{units.tokens_text((run.align or {}).get('tokens', 0))} tokens, against the "
+            "attention of its layer. The error is the length of the difference by the length of "
+            "the attention's output, mean over held-out tokens: 0 is equal, 1 is as far as silence."
+        )
+        blocks += [Paragraph(words), aligned]
     stages = rows_training.stages_table(run)
     if stages.rows:
         blocks.append(stages)

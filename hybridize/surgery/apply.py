@@ -12,6 +12,7 @@ from hybridize.core.layout import Layout
 from hybridize.models.families import find_family
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
 from hybridize.models.mixers import Mixer
+from hybridize.surgery.aligned import AlignedMixers, take_aligned
 from hybridize.surgery.from_attention import Entries, map_mixer
 from hybridize.surgery.nodes import Copy, Shape
 from hybridize.surgery.weight_map import WeightMap
@@ -25,28 +26,33 @@ def convert(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     source: HybridForCausalLM | None = None,
+    aligned: AlignedMixers | None = None,
 ) -> HybridForCausalLM:
     """Return a new model in which the layers whose mixer differs from `layout` are converted.
 
     Args:
         model: a teacher or a student; it is not changed, and no tensor is shared with it.
         layout: the mixer of each layer.
-        init: "from_attention" fills a mixer from the attention it replaces, "random" does not.
+        init: "from_attention" fills a mixer from the attention it replaces, "random" does not,
+            "aligned" takes one that was trained before.
         options: options of the mixer kinds that are added; none are those of the layers that hold
             the kind already.
         seed: of what is drawn; a layer draws the same values whichever others are converted.
         source: the teacher, whose attention is read; None is `model` itself.
+        aligned: the mixers of init "aligned".
 
     Raises:
-        ModelError: the layout does not fit the model, or a mixer does not fit its attention.
+        ModelError: the layout does not fit the model, a mixer does not fit its attention, or no
+            mixer of the kind and options was aligned for a layer.
     """
     source = model if source is None else source
     weights, student = prepare(model, layout, init=init, options=options, source=source)
+    taken = take_aligned(init, aligned, student, model.layout.diff(layout))
     drawn = _draw_mixers(student, seed)
     origins = {"student": model.state_dict(), "teacher": source.state_dict(), "init": drawn}
 
     def fetch(origin: str, name: str) -> Tensor:
-        return origins[origin][name]
+        return taken(name) if origin == "aligned" else origins[origin][name]
 
     goal = model.model.embed_tokens.weight
     small = list_float32(student)
@@ -166,7 +172,8 @@ def _plan(
     entries = tuple((name, made.get(name, Copy(name))) for name in wanted)
     weights = WeightMap(entries, dropped)
     needed = {name: shape for name, shape in teacher.items() if name in read}
-    weights.check(wanted, {"student": before, "teacher": needed, "init": wanted})
+    shapes = {"student": before, "teacher": needed, "init": wanted, "aligned": wanted}
+    weights.check(wanted, shapes)
     return weights, student
 
 

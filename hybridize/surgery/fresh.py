@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from hybridize.core.layout import Layout
 from hybridize.models.hybrid import HybridForCausalLM
+from hybridize.surgery.aligned import AlignedMixers
 from hybridize.surgery.apply import convert
 from hybridize.surgery.calibrate import calibrate, list_gated
 
@@ -17,11 +19,14 @@ class FreshSettings:
     """How a fresh mixer starts."""
 
     init: str = "from_attention"
-    """from_attention: V -> x, K -> B, Q -> C, O -> out. random: nothing of the teacher's."""
+    """from_attention: V -> x, K -> B, Q -> C, O -> out. random: nothing of the teacher's. aligned:
+    a mixer that was trained before against the attention of its layer."""
     options: Mapping[str, Any] | None = None
     """Options of the mixer kind."""
     seed: int = 0
     """Seed of what is drawn at random."""
+    aligned: Path | None = None
+    """Folder of the mixers of init `aligned`."""
 
 
 def convert_fresh(
@@ -38,7 +43,7 @@ def convert_fresh(
         source: the teacher, whose attention the fresh mixers start from.
         calibration: tokens (B, T) and their document numbers (B, T), on which the gates and output
             projections of the fresh mixers are fitted to the teacher's attention; None leaves them
-            as initialised.
+            as initialised, and aligned ones are left as they are.
 
     Raises:
         ModelError: no weight map leads from the model's layout to this one.
@@ -50,8 +55,9 @@ def convert_fresh(
         options=settings.options,
         seed=settings.seed,
         source=source,
+        aligned=settings.aligned and AlignedMixers.read(settings.aligned),
     )
-    if calibration is not None:
+    if calibration is not None and settings.init != "aligned":
         tokens_BT, segments_BT = calibration
         fresh = set(model.layout.diff(layout)) & set(list_gated(student, source))
         calibrate(student, source, tokens_BT, segments_BT, layers=sorted(fresh))

@@ -28,6 +28,7 @@ from hybridize.surgery.nodes import (
 from hybridize.surgery.projections import has_bias, repeat, take_projection
 
 PRINCIPLE = "values become x, keys B, queries C"
+INITS = ("from_attention", "random", "aligned")
 Entries = dict[str, Node]
 """Full name of a student tensor -> expression."""
 
@@ -42,7 +43,7 @@ def map_mixer(
         old: prefix of the attention in the teacher, such as "model.layers.3.self_attn."
         new: prefix of the mixer in the student.
         tensors: shapes of all tensors of the teacher.
-        init: "from_attention" or "random".
+        init: "from_attention", "random", or "aligned" for one trained before.
 
     Returns:
         the expressions, and the attention's tensors that are not used with the reason.
@@ -50,14 +51,16 @@ def map_mixer(
     Raises:
         ModelError: the init is not known, or the mixer has no map from attention.
     """
-    if init not in ("from_attention", "random"):
-        raise ModelError(f"init {init!r} does not exist; use from_attention or random.")
+    if init not in INITS:
+        raise ModelError(f"init {init!r} does not exist; use {', '.join(INITS)}.")
     entries: Entries = {f"{new}{name}": Init(f"{new}{name}") for name in mixer.state_dict()}
     if init == "from_attention" and entries:
         if type(mixer) not in MAPS:
             kind = type(mixer).__name__
             raise ModelError(f"mixer {kind} has no map from attention; use init: random.")
         entries |= MAPS[type(mixer)](mixer, old, new, tensors)
+    if init == "aligned":
+        entries = {name: Copy(name, "aligned") for name in entries}
     used = {leaf for node in entries.values() for leaf in _list_copies(node)}
     reasons = {
         f"teacher:{name}": _explain(name, init)

@@ -1,8 +1,9 @@
 """The expressions of a weight map: Copy, Slice, Concat, Repeat, Scale, Times, RowSum and Init.
 
-Each is a frozen value over the tensors of three origins: `student`, the model before a conversion;
+Each is a frozen value over the tensors of four origins: `student`, the model before a conversion;
 `teacher`, the model with the original attention; `init`, the mixers as they would be drawn at
-random. Its shape can be worked out, and checked, before any tensor is read.
+random; `aligned`, mixers that were trained before, each against its layer's attention.
+Its shape can be worked out, and checked, before any tensor is read.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from hybridize.core.errors import ModelError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Mapping[str, Shape]]
-"""Origin ("student", "teacher" or "init") -> tensor name -> shape."""
+"""Origin ("student", "teacher", "init" or "aligned") -> tensor name -> shape."""
 Fetch = Callable[[str, str], Tensor]
 """Called with (origin, name)."""
 
@@ -38,7 +39,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Copy(Node):
-    """A tensor of the student before, or of the teacher, as it is."""
+    """A tensor of the student before, of the teacher, or of an aligned mixer, as it is."""
 
     name: str
     origin: str = "student"

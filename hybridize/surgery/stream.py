@@ -23,6 +23,7 @@ from hybridize.models.folders import build_outline, find_folder, read_contents
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import find_tensors
 from hybridize.models.mixers import Mixer
+from hybridize.surgery.aligned import AlignedMixers, take_aligned
 from hybridize.surgery.apply import draw_mixer, list_float32, prepare
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.surgery.nodes import Copy, Fetch, Shape
@@ -75,10 +76,19 @@ def stream(
     weights, student = prepare(
         before, layout, init=settings.init, options=settings.options, source=teacher
     )
-    draw = _Drawn(student, settings.seed)
+    read = {name: origin.read for name, origin in origins.items()}
+    made: dict[str, Callable[[str], Tensor]] = {
+        "init": _Drawn(student, settings.seed),
+        "aligned": take_aligned(
+            settings.init,
+            settings.aligned and AlignedMixers.read(settings.aligned),
+            student,
+            before.layout.diff(layout),
+        ),
+    }
 
     def fetch(origin: str, name: str) -> Tensor:
-        return draw(name) if origin == "init" else origins[origin].read(name)
+        return (made.get(origin) or read[origin])(name)
 
     stored = _list_stored(student, origins["student"].dtype_of(EMBEDDING))
     with whole_folder(out, needed_bytes=sum(map(_count_bytes, stored.values()))) as fresh:
@@ -184,7 +194,7 @@ def _write_tensors(
             for name in names:
                 node, dtype = nodes[name], stored[name][0]
                 place = None
-                if isinstance(node, Copy):
+                if isinstance(node, Copy) and node.origin in origins:
                     place = origins[node.origin].find(node.name, dtype)
                 if place is None:
                     shard.write(name, node.evaluate(fetch).to(dtype))

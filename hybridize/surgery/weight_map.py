@@ -86,6 +86,8 @@ class WeightMap:
             drawn = [isinstance(leaf, Init) for leaf in _leaves(node)]
             if node == Copy(name):
                 counts["copied unchanged"] += 1
+            elif node == Copy(name, "aligned"):
+                counts["of aligned mixers"] += 1
             elif all(drawn):
                 counts["not from the teacher"] += 1
             else:

@@ -21,7 +21,7 @@ from hybridize.training.data import Batch, TokenSource
 from hybridize.training.device import peak_gib, precision, seeded
 from hybridize.training.distributed import Ranks, prepared_layers, read_batches, whole_tensor
 from hybridize.training.metrics import MetricsFile, Progress, StepRecord
-from hybridize.training.objectives import Objective, measure
+from hybridize.training.objectives import Objective, count_tokens, measure
 from hybridize.training.optim import Optimizers, training_only
 from hybridize.training.settings import Budget, FitResult, FitSettings, Heldout
 from hybridize.training.signals import catch_signals
@@ -157,7 +157,8 @@ class _Run:
         total, num_steps = budget.tokens(budget.num_steps), budget.num_steps
         step_rows, size = budget.rows(state["step"]), settings.rows_per_microbatch
         batches = list(read_batches(self.source, step_rows, size, self.ranks))
-        count = int(self.ranks.sum([sum(rows.num_counted for rows in batches)])[0])
+        counts = [count_tokens(self.objective, rows) for rows in batches]
+        count = int(self.ranks.sum([sum(counts)])[0])
         totals, parts = [], dict[str, Any]()
         for rows in batches:
             with precision(self.device, settings.dtype):

@@ -126,6 +126,12 @@ class NextToken:
         return LossSum(total, len(places_N), {"cross_entropy": sums[0]})
 
 
+def count_tokens(objective: Objective, rows: Batch) -> int:
+    """Return the tokens a loss is a mean over: those that count, or those the objective counts."""
+    count: Callable[[Batch], int] | None = getattr(objective, "count", None)
+    return rows.num_counted if count is None else count(rows)
+
+
 def find_loss(name: str) -> LossTerm:
     """Return the loss of a name in `LOSSES`, or of a place `package.module:function`.
 
