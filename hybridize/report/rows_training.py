@@ -188,7 +188,7 @@ def load_table(run: RunData) -> Table:
 def align_table(run: RunData) -> Table:
     """List how far the mixer of each layer is from the attention, before and after aligning."""
     columns = (
-        Column("layer", "layer"),
+        Column("layer", "layer", "count"),
         Column("before", "error as it starts", "ratio"),
         Column("after", "error aligned", "ratio"),
     )

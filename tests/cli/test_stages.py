@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -50,6 +52,22 @@ def test_convert_shows_both_layouts_and_writes_a_model(call, teacher, tmp_path):
     assert "either --layers or --layout" in err
     _, err = call("convert", teacher, "--layers", "9", "--teacher", teacher, "--out", "x", code=2)
     assert "layer 9 does not exist" in err
+
+
+def test_conversions_start_from_what_align_wrote(call, teacher, tmp_path):
+    steps = [*SMALL, "--set", "align.tokens=128", "--set", "align.tokens_per_step=64"]
+    out, err = call("align", teacher, "--out", "aligned", "--layers", "1", *steps)
+    assert out == "aligned\n"
+    assert "mamba2, aligned: distance" in err
+    call("convert", teacher, "--layers", "1", "--out", "h1", "--aligned", "aligned")
+    aligned = load_file(tmp_path / "aligned" / "layer-01.safetensors")
+    student = load_file(tmp_path / "h1" / "model.safetensors")
+    assert all(torch.equal(student[name], tensor) for name, tensor in aligned.items())
+    _, err = call("convert", teacher, "--layers", "0", "--out", "x", "--aligned", "aligned", code=2)
+    assert "holds no mixer for layer 0, only for 1" in err
+    overrides = ["--set", "mixer.init=aligned", "--set", "align.tokens=8192"]
+    _, err = call("convert", teacher, "--layers", "1", "--out", "x", *overrides, code=2)
+    assert "Name their folder with --aligned" in err
 
 
 def test_a_teacher_converts_itself_in_the_precision_and_file_sizes_it_has(call, teacher, tmp_path):

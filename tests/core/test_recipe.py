@@ -110,6 +110,9 @@ MISTAKES = [
     ("version: 1", "version: 1\nbase: &b {a: 1}\nother: *b", 3, "is an alias"),
     ("version: 1", "version: 1\nname: !!python/object:os.system x", 2, "has the tag"),
     ("version: 1", "version: 1\ndata: {train: {kind: tasks, path: x}}", 2, "path is not a setting"),
+    ("version: 1", "version: 1\nmixer: {init: aligned}", 2, "the recipe has no section align"),
+    ("version: 1", "version: 1\nalign: {tokens: 4k}", 2, "4000 tokens, less than one step of 8192"),
+    ("version: 1", "version: 1\nalign: {token: 1M}", 2, "align.token is not a setting. Did you"),
     ("version: 1", "version: 1\ndata: {train: text}", 2, "must be a mapping of settings"),
     ("version: 1", "version: 1\nmixer: {options: {expand: [1]}}", 2, "mixer.options.expand is [1]"),
 ]
