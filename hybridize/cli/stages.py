@@ -176,21 +176,13 @@ def convert(  # noqa: PLR0913  each is an option
     before, mixer = read_layout(model), loaded.mixer
     if teacher == "shipped" and not before.converted:
         teacher = model
-    made = api.AlignedMixers.read(aligned) if aligned else None
-    if mixer.init == "aligned" and made is None:
-        raise RecipeError(
-            f"recipe {recipe} starts from aligned mixers. Name their folder with --aligned."
-        )
-    kind = made.kind if made else mixer.kind
+    kind, settings = _choose_start(loaded, aligned)
     after = (
         Layout.parse(layout)
         if layout
         else before.convert(_read_layers("convert", str(layers)), to=kind)
     )
-    settings: dict[str, Any] = {"init": mixer.init, "options": mixer.options, "seed": loaded.seed}
-    if made:
-        settings = {"init": "aligned", "options": made.options, "aligned": made.folder}
-    if mixer.calibrate and not made:
+    if mixer.calibrate and not aligned:
         start, source = api.load_model(model), api.load_teacher(teacher)
         train, _ = _sources(loaded, start.need_tokenizer())
         student = api.convert(start, after, source=source, calibrate_on=train, **settings)
@@ -205,6 +197,22 @@ def convert(  # noqa: PLR0913  each is an option
         )
     say(f"before  {before}\nafter   {after}")
     show(str(out))
+
+
+def _choose_start(recipe: "Recipe", aligned: Path | None) -> tuple[str, dict[str, Any]]:
+    """Return the kind of the mixers of a conversion, and how they start."""
+    from hybridize.core.errors import RecipeError
+    from hybridize.surgery.aligned import AlignedMixers
+
+    mixer = recipe.mixer
+    if aligned is not None:
+        made = AlignedMixers.read(aligned)
+        return made.kind, {"init": "aligned", "options": made.options, "aligned": made.folder}
+    if mixer.init == "aligned":
+        raise RecipeError(
+            "convert: mixer.init is aligned. Name the folder of the mixers with --aligned."
+        )
+    return mixer.kind, {"init": mixer.init, "options": mixer.options, "seed": recipe.seed}
 
 
 def _show_bytes() -> "Callable[[int, int], None]":

@@ -6,7 +6,7 @@ The largest thing in memory is one mixer as it is drawn, or one tensor.
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -76,20 +76,7 @@ def stream(
     weights, student = prepare(
         before, layout, init=settings.init, options=settings.options, source=teacher
     )
-    read = {name: origin.read for name, origin in origins.items()}
-    made: dict[str, Callable[[str], Tensor]] = {
-        "init": _Drawn(student, settings.seed),
-        "aligned": take_aligned(
-            settings.init,
-            settings.aligned and AlignedMixers.read(settings.aligned),
-            student,
-            before.layout.diff(layout),
-        ),
-    }
-
-    def fetch(origin: str, name: str) -> Tensor:
-        return (made.get(origin) or read[origin])(name)
-
+    fetch = _fetch_from(origins, settings, student, before.layout.diff(layout))
     stored = _list_stored(student, origins["student"].dtype_of(EMBEDDING))
     with whole_folder(out, needed_bytes=sum(map(_count_bytes, stored.values()))) as fresh:
         _write_tensors(fresh, weights, stored, origins, fetch, shard_bytes, progress)
@@ -103,6 +90,24 @@ def stream(
         student.config.architectures = [type(student).__name__]
         student.config.save_pretrained(fresh)
     return weights
+
+
+def _fetch_from(
+    origins: Mapping[str, "_Stored"],
+    settings: FreshSettings,
+    student: HybridForCausalLM,
+    layers: Sequence[int],
+) -> Fetch:
+    """Return what gives a tensor of any origin; `layers` are those that are converted."""
+    folder = settings.aligned
+    read: dict[str, Callable[[str], Tensor]] = {
+        "init": _Drawn(student, settings.seed),
+        "aligned": take_aligned(
+            settings.init, folder and AlignedMixers.read(folder), student, layers
+        ),
+        **{name: origin.read for name, origin in origins.items()},
+    }
+    return lambda origin, name: read[origin](name)
 
 
 class _Stored:
