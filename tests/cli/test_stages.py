@@ -67,7 +67,7 @@ def test_conversions_start_from_what_align_wrote(call, teacher, tmp_path):
     assert "holds no mixer for layer 0, only for 1" in err
     overrides = ["--set", "mixer.init=aligned", "--set", "align.tokens=8192"]
     _, err = call("convert", teacher, "--layers", "1", "--out", "x", *overrides, code=2)
-    assert "Name their folder with --aligned" in err
+    assert "Name the folder of the mixers with --aligned" in err
 
 
 def test_a_teacher_converts_itself_in_the_precision_and_file_sizes_it_has(call, teacher, tmp_path):

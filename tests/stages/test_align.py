@@ -218,8 +218,10 @@ def test_what_does_not_fit_is_refused(teacher, aligned, tmp_path):
         start(tmp_path)
     with pytest.raises(ModelError, match=r"init aligned needs mixers that were aligned before"):
         start(None)
-    with pytest.raises(ModelError, match=r"layer 1 becomes mamba1 \{\}, but .* holds mamba2 \{\}"):
-        start(aligned.folder, "AmAA")
+    with pytest.raises(
+        ModelError, match=r"layer 1 becomes gated_delta \{\}, but .* holds mamba2 \{\}"
+    ):
+        start(aligned.folder, "AGAA")
     with pytest.raises(ModelError, match=r"becomes mamba2 \{'state_size': 4\}"):
         start(aligned.folder, state_size=4)
     contents = json.loads((aligned.folder / "aligned.json").read_text())
