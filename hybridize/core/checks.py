@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridize.core.catalog import did_you_mean, known_names
 from hybridize.core.document import KeyPath
@@ -40,7 +40,7 @@ def _check_names(recipe: Recipe) -> Iterator[Problem]:
         yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
 
 
-def _check_losses(path: KeyPath, loss: dict[str, float]) -> Iterator[Problem]:
+def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:
     if not loss:
         yield path, "the loss is empty. Give at least one, e.g. {reverse_kl: 1.0}."
     for name in loss:

@@ -21,7 +21,7 @@ from hybridize.training.data import Batch, TokenSource
 from hybridize.training.device import peak_gib, precision, seeded
 from hybridize.training.distributed import Ranks, prepared_layers, read_batches, whole_tensor
 from hybridize.training.metrics import MetricsFile, Progress, StepRecord
-from hybridize.training.objectives import Objective, measure
+from hybridize.training.objectives import Objective, at_share, measure
 from hybridize.training.optim import Optimizers, training_only
 from hybridize.training.settings import Budget, FitResult, FitSettings, Heldout
 from hybridize.training.signals import catch_signals
@@ -159,9 +159,10 @@ class _Run:
         batches = list(read_batches(self.source, step_rows, size, self.ranks))
         count = int(self.ranks.sum([sum(rows.num_counted for rows in batches)])[0])
         totals, parts = [], dict[str, Any]()
+        objective = at_share(self.objective, before / total)
         for rows in batches:
             with precision(self.device, settings.dtype):
-                loss = self.objective(self.model, rows.to(self.device))
+                loss = objective(self.model, rows.to(self.device))
             torch.autograd.backward(loss.total / count)
             totals.append(loss.total.detach())
             for name, nats in loss.parts.items():
