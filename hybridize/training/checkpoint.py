@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hybridize.core.artifacts import changed_keys, hash_file, read_json, write_json
@@ -71,19 +72,28 @@ def save(
                     _remove(other)
 
 
-def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Read the latest checkpoint as `save` was given it by one rank; None where there is none.
+def read_weights(folder: Path, model: nn.Module) -> int:
+    """Put the trained weights of a checkpoint into a whole model; return the step it was kept at.
+
+    Args:
+        folder: a folder of checkpoints, of which the latest counts, or one of them.
 
     Raises:
-        RunError: a file of it is missing or not what was written.
+        RunError: there is none, it is damaged, or of another model.
     """
-    latest = find_latest(folder)
+    latest = folder if (folder / STATE).exists() else find_latest(folder)
     if latest is None:
-        return None
+        raise RunError(f"{folder} holds no checkpoint. Give a folder with step-... in it.")
     state = read_json(latest / STATE)
     verify(latest, state["checksums"])
-    files = map(Path, state.pop("checksums"))
-    return {file.stem: load_file(latest / file) for file in files}, state
+    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    shapes = {
+        name: list(tensors[name].shape) for name in tensors.keys() & state["what"]["tensors"].keys()
+    }
+    if shapes != state["what"]["tensors"]:
+        raise RunError(f"checkpoint {latest} is of another model: its tensors differ.")
+    read_shards(latest, {name: tensors[name] for name in shapes}, Ranks())
+    return int(state["step"])
 
 
 def find_latest(folder: Path) -> Path | None:

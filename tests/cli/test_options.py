@@ -18,6 +18,7 @@ OPTIONS = {
     "merge": ["--out", "--weights", "--method"],
     "eval": ["--suite", "--limit", "--batch", "--out", "--device", "--json"],
     "export": ["--format"],
+    "consolidate": [],
     "bench": ["--prompt-tokens", "--output-tokens", "--batch", "--out", "--device", "--json"],
     "report": ["--format", "--out", "--open"],
     "compare": ["--json"],
