@@ -21,7 +21,6 @@ def find_obstacle(device: torch.device) -> str | None:
     return native.find_obstacle(KERNEL, device)
 
 
-@torch.no_grad()
 def mamba2_step_compiled(  # noqa: PLR0913  a layer has this many parameters
     projected_BI: Tensor,
     weight_XK: Tensor,
@@ -62,19 +61,17 @@ def mamba2_step_compiled(  # noqa: PLR0913  a layer has this many parameters
         dtype,
         *(num_rows, num_heads, head_dim, num_groups, state_size, num_taps),
         *(torch.get_num_threads(), eps, projected_BI, projected_BI.stride(0)),
-        weight_XK.to(dtype).contiguous(),
-        None if bias_X is None else bias_X.to(dtype).contiguous(),
-        dt_bias_H.to(dtype).contiguous(),
-        A_log_H.to(dtype).contiguous(),
-        D_H.to(dtype).contiguous(),
-        norm_E.to(dtype).contiguous(),
+        native.fit(weight_XK, dtype),
+        None if bias_X is None else native.fit(bias_X, dtype),
+        *(native.fit(values, dtype) for values in (dt_bias_H, A_log_H, D_H, norm_E)),
         None if segments_B is None else segments_B.long().contiguous(),
         *(conv_BXW, ssd_BHPN, y_BE),
     )
-    wanted = torch.promote_types(given, norm_E.dtype)
-    return y_BE.to(wanted), conv_BXW.to(given), ssd_BHPN
+    if given == norm_E.dtype == dtype:
+        return y_BE, conv_BXW, ssd_BHPN
+    return y_BE.to(torch.promote_types(given, norm_E.dtype)), conv_BXW.to(given), ssd_BHPN
 
 
 def _take(state: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the state as the kernel may write over it."""
-    return (state.clone() if state.requires_grad else state).to(dtype).contiguous()
+    return native.fit(state.detach().clone() if state.requires_grad else state, dtype)
