@@ -162,6 +162,11 @@ def fit(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype).contiguous()
 
 
+def take(state: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the state for a kernel to write over: a copy where gradients were to pass through."""
+    return fit(state.detach().clone() if state.requires_grad else state, dtype)
+
+
 def lay_out(values: Tensor, dtype: torch.dtype, num_inner: int = 1) -> Tensor:
     """Return the values in this dtype with the last `num_inner` dimensions side by side."""
     values = values.to(dtype)

@@ -83,6 +83,14 @@ def _mamba2_step(generator: torch.Generator) -> list[Tensor]:
     return [projected_BI, weight_XK, bias_X, dt_bias_H, A_log_H, D_H, norm_E]
 
 
+def _gated_delta_step(generator: torch.Generator) -> list[Tensor]:
+    qkv_BX, z_BE = _draw(generator, ROWS, 160), _draw(generator, ROWS, 80)
+    b_BH, a_BH = _draw(generator, 2, ROWS, 4).unbind()
+    weight_XK, bias_X, norm_P = (_draw(generator, *sizes) for sizes in ((160, 4), (160,), (20,)))
+    dt_bias_H, A_log_H = _draw(generator, 2, 4).unbind()
+    return [qkv_BX, z_BE, b_BH, a_BH, weight_XK, bias_X, dt_bias_H, A_log_H, norm_P]
+
+
 def _draw(generator: torch.Generator, *sizes: int) -> Tensor:
     return torch.randn(*sizes, generator=generator)
 
@@ -105,6 +113,14 @@ def _continue_mamba2(generator: torch.Generator) -> dict[str, Any]:
     return states | _count_groups(generator)
 
 
+def _continue_delta(generator: torch.Generator) -> dict[str, Any]:
+    states = {
+        "conv_state_BXW": _draw(generator, ROWS, 160, 3),
+        "delta_state_BHPN": _draw(generator, ROWS, 4, 20, 20),
+    }
+    return states | {"eps": 1e-5, "length_eps": 1e-6}
+
+
 def _move(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
 
@@ -112,11 +128,16 @@ def _move(value: Any, device: torch.device) -> Any:
 EXAMPLES = {
     "causal_conv": _causal_conv,
     "gated_delta_rule": _gated_delta_rule,
+    "gated_delta_step": _gated_delta_step,
     "gated_norm": _gated_norm,
     "mamba2_step": _mamba2_step,
     "selective_scan": _selective_scan,
     "ssd": _ssd,
 }
 """Operator -> function that draws its inputs without segments and state."""
-OPTIONS = {"gated_norm": _count_groups, "mamba2_step": _continue_mamba2}
+OPTIONS = {
+    "gated_delta_step": _continue_delta,
+    "gated_norm": _count_groups,
+    "mamba2_step": _continue_mamba2,
+}
 """Operator -> function that draws its other arguments; of those left out, segments."""

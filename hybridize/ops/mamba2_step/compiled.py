@@ -52,8 +52,8 @@ def mamba2_step_compiled(  # noqa: PLR0913  a layer has this many parameters
         sizes = (num_rows, num_heads, head_dim, state_size)
         ssd_state_BHPN = projected_BI.new_zeros(sizes, dtype=dtype)
     projected_BI = native.lay_out(projected_BI, dtype)
-    conv_BXW = _take(conv_state_BXW, dtype)
-    ssd_BHPN = _take(ssd_state_BHPN, dtype)
+    conv_BXW = native.take(conv_state_BXW, dtype)
+    ssd_BHPN = native.take(ssd_state_BHPN, dtype)
     y_BE = projected_BI.new_empty(num_rows, num_inner)
     native.call(
         KERNEL,
@@ -70,8 +70,3 @@ def mamba2_step_compiled(  # noqa: PLR0913  a layer has this many parameters
     if given == norm_E.dtype == dtype:
         return y_BE, conv_BXW, ssd_BHPN
     return y_BE.to(torch.promote_types(given, norm_E.dtype)), conv_BXW.to(given), ssd_BHPN
-
-
-def _take(state: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the state as the kernel may write over it."""
-    return native.fit(state.detach().clone() if state.requires_grad else state, dtype)

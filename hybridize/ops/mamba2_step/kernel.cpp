@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr Index work_of_a_thread = 1 << 15;  // values of the state; fewer are not worth a thread
+using namespace one_token;
 
 template <class T> struct Arguments {
   Index rows, heads, channels, groups, states, taps, threads;  // B H P G N K
@@ -24,44 +24,17 @@ template <class T> struct Arguments {
   T* out;                         // (B, E)
 };
 
-template <class T> inline Vec<T> silu(Vec<T> z) { return z / (T(1) + exp<T>(-z)); }
-
-// Call visit(first, how many) for the vectors of `count` values.
-template <class Visit> inline void each(Index count, Index step, Visit visit) {
-  for (Index i = 0; i < count; i += step) visit(i, count - i < step ? count - i : step);
-}
-
-// out = silu(convolution) of the channels from `first` on, whose kept inputs move on by one.
-template <class T>
-void convolve(const Arguments<T>& a, const T* inputs, T* kept, Index first, Index count, T* out) {
-  const Index taps = a.taps;
-  for (Index c = 0; c < count; ++c) {
-    const T *weight = a.weight + (first + c) * taps, input = inputs[first + c];
-    T* earlier = kept + (first + c) * (taps - 1);
-    T sum = a.bias ? a.bias[first + c] : T(0);
-    for (Index k = 0; k + 1 < taps; ++k) {
-      sum += weight[k] * earlier[k];
-      earlier[k] = k + 2 < taps ? earlier[k + 1] : input;
-    }
-    out[c] = sum + weight[taps - 1] * input;
-  }
-  each(count, lanes<T>, [&](Index c, Index width) {
-    store_part(out + c, silu<T>(load_part(out + c, width)), width);
-  });
-}
-
 // One head: the state decays, takes in dt x B, and is read by C; D x comes on top.
 template <class T>
 void recur(const Arguments<T>& a, Index head, T dt, const T* x, const T* write, const T* read,
            T* state, T* out) {
-  dt += a.dt_bias[head];
-  dt = dt > T(20) ? dt : std::log1p(std::exp(dt));
+  dt = softplus(dt + a.dt_bias[head]);
   const T decay = std::exp(-dt * std::exp(a.rate[head]));
   for (Index p = 0; p < a.channels; ++p) {
     const T value = dt * x[p];
     T* row = state + p * a.states;
     Vec<T> sum = {};
-    each(a.states, lanes<T>, [&](Index n, Index width) {
+    each<T>(a.states, [&](Index n, Index width) {
       const Vec<T> next = load_part(row + n, width) * decay + load_part(write + n, width) * value;
       store_part(row + n, next, width);
       sum += next * load_part(read + n, width);
@@ -74,13 +47,13 @@ void recur(const Arguments<T>& a, Index head, T dt, const T* x, const T* write, 
 template <class T>
 void norm(const Arguments<T>& a, const T* gate, const T* scale, Index count, T* out) {
   Vec<T> squares = {};
-  each(count, lanes<T>, [&](Index c, Index width) {
+  each<T>(count, [&](Index c, Index width) {
     const Vec<T> gated = load_part(out + c, width) * silu<T>(load_part(gate + c, width));
     squares += gated * gated;
     store_part(out + c, gated, width);
   });
   const T r = 1 / std::sqrt(sum_lanes<T>(squares) / T(count) + T(a.eps));
-  each(count, lanes<T>, [&](Index c, Index width) {
+  each<T>(count, [&](Index c, Index width) {
     store_part(out + c, load_part(out + c, width) * r * load_part(scale + c, width), width);
   });
 }
@@ -95,13 +68,14 @@ template <class T> void step(const Arguments<T>& a, Index row, Index group) {
     return;
   }
   const T *z = a.projected + row * a.projected_row, *inputs = z + inner, *dt = inputs + convolved;
+  const Taps<T> taps{a.weight, a.bias, a.taps};
   T* kept = a.kept + row * convolved * (a.taps - 1);
   Space<T> space(count + 2 * a.states + 3 * 64);
   T *x = space.take(count), *write = space.take(a.states), *read = space.take(a.states);
   const Index writes = inner + group * a.states, reads = writes + a.groups * a.states;
-  convolve(a, inputs, kept, first, count, x);
-  convolve(a, inputs, kept, writes, a.states, write);
-  convolve(a, inputs, kept, reads, a.states, read);
+  convolve(taps, inputs, kept, first, count, x);
+  convolve(taps, inputs, kept, writes, a.states, write);
+  convolve(taps, inputs, kept, reads, a.states, read);
   for (Index h = 0; h < per_group; ++h) {
     const Index head = group * per_group + h, channel = h * a.channels;
     T* state = a.state + (row * a.heads + head) * a.channels * a.states;
@@ -111,9 +85,8 @@ template <class T> void step(const Arguments<T>& a, Index row, Index group) {
 }
 
 template <class T> void run(const Arguments<T>& a) {
-  const Index worth = a.rows * a.heads * a.channels * a.states / work_of_a_thread + 1;
-  share(a.rows * a.groups, worth < a.threads ? worth : a.threads,
-        [&](Index task) { step(a, task / a.groups, task % a.groups); });
+  share_out(a.rows * a.groups, a.rows * a.heads * a.channels * a.states, a.threads,
+            [&](Index task) { step(a, task / a.groups, task % a.groups); });
 }
 
 }  // namespace
