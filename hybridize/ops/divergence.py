@@ -265,10 +265,10 @@ def _mix(
     """Add the losses of a block to `sums`; return the weighted gradient of its logits."""
     gradient_NV = None
     for temperature in dict.fromkeys(term.temperature for term in terms):
-        student_NV = torch.log_softmax(_divide(logits_NV, temperature), -1)
+        student_NV = _log_softmax(_divide(logits_NV, temperature))
         teacher_NV = None
         if teacher_logits_NV is not None:
-            teacher_NV = torch.log_softmax(_divide(teacher_logits_NV, temperature), -1)
+            teacher_NV = _log_softmax(_divide(teacher_logits_NV, temperature))
         for index, term in enumerate(terms):
             if term.temperature != temperature:
                 continue
@@ -282,6 +282,11 @@ def _mix(
             else:
                 gradient_NV.add_(term_gradient_NV, alpha=scale)
     return torch.zeros_like(logits_NV) if gradient_NV is None else gradient_NV
+
+
+def _log_softmax(logits_NV: Tensor) -> Tensor:
+    """Normalise logits; over a large vocabulary torch's own adds up ten times the rounding."""
+    return logits_NV - logits_NV.logsumexp(-1, keepdim=True)
 
 
 def _finish(products_NV: Tensor, head: Head, exact: torch.dtype) -> Tensor:
