@@ -387,11 +387,12 @@ template <class T> struct Taps {
   Index count;
 };
 
-// out = silu(convolution) of the channels from `first` on, whose kept inputs move on by one.
+// out = silu(convolution) of the channels from `first` on, whose kept inputs move on by one; the
+// inputs and the outputs are those of these channels alone.
 template <class T>
 void convolve(const Taps<T>& taps, const T* inputs, T* kept, Index first, Index count, T* out) {
   for (Index c = 0; c < count; ++c) {
-    const T *weight = taps.weight + (first + c) * taps.count, input = inputs[first + c];
+    const T *weight = taps.weight + (first + c) * taps.count, input = inputs[c];
     T* earlier = kept + (first + c) * (taps.count - 1);
     T sum = taps.bias ? taps.bias[first + c] : T(0);
     for (Index k = 0; k + 1 < taps.count; ++k) {

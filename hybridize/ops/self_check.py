@@ -76,6 +76,13 @@ def _gated_norm(generator: torch.Generator) -> list[Tensor]:
     return [y_BTE, z_BTE, _draw(generator, 40)]
 
 
+def _mamba1_step(generator: torch.Generator) -> list[Tensor]:
+    projected_BI, dt_BE = _draw(generator, ROWS, 2 * 40 + 2 * 20), _draw(generator, ROWS, 40)
+    weight_EK, A_log_EN = _draw(generator, 40, 4), _draw(generator, 40, 5)
+    bias_E, dt_bias_E, D_E = _draw(generator, 3, 40).unbind()
+    return [projected_BI, dt_BE, weight_EK, bias_E, dt_bias_E, A_log_EN, D_E]
+
+
 def _mamba2_step(generator: torch.Generator) -> list[Tensor]:
     projected_BI, weight_XK = _draw(generator, ROWS, 80 + 128 + 4), _draw(generator, 128, 4)
     bias_X, norm_E = _draw(generator, 128), _draw(generator, 80)
@@ -105,6 +112,14 @@ def _count_groups(generator: torch.Generator) -> dict[str, Any]:
     return {"num_groups": 2, "eps": 1e-5}
 
 
+def _continue_mamba1(generator: torch.Generator) -> dict[str, Any]:
+    states = {
+        "conv_state_BEW": _draw(generator, ROWS, 40, 3),
+        "scan_state_BEN": _draw(generator, ROWS, 40, 5),
+    }
+    return states | {"block": 10}
+
+
 def _continue_mamba2(generator: torch.Generator) -> dict[str, Any]:
     states = {
         "conv_state_BXW": _draw(generator, ROWS, 128, 3),
@@ -130,6 +145,7 @@ EXAMPLES = {
     "gated_delta_rule": _gated_delta_rule,
     "gated_delta_step": _gated_delta_step,
     "gated_norm": _gated_norm,
+    "mamba1_step": _mamba1_step,
     "mamba2_step": _mamba2_step,
     "selective_scan": _selective_scan,
     "ssd": _ssd,
@@ -138,6 +154,7 @@ EXAMPLES = {
 OPTIONS = {
     "gated_delta_step": _continue_delta,
     "gated_norm": _count_groups,
+    "mamba1_step": _continue_mamba1,
     "mamba2_step": _continue_mamba2,
 }
 """Operator -> function that draws its other arguments; of those left out, segments."""

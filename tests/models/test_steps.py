@@ -15,7 +15,7 @@ from tests.close import assert_close
 from tests.models.cases import CASES, make_model
 from tests.tiny import tokens
 
-STEPPED = ["mamba2", "mamba2-expand2", "gated_delta"]
+STEPPED = ["mamba2", "mamba2-expand2", "gated_delta", "mamba1", "mamba1-published"]
 EXACT = 1e-5
 
 

@@ -80,9 +80,9 @@ template <class T> void step(const Arguments<T>& a, Index row, Index group) {
   T* kept = a.kept + row * convolved * (a.taps - 1);
   Space<T> space(count + 2 * width + 3 * 64);
   T *value = space.take(count), *query = space.take(width), *key = space.take(width);
-  convolve(taps, inputs, kept, group * width, width, query);
-  convolve(taps, inputs, kept, keys + group * width, width, key);
-  convolve(taps, inputs, kept, 2 * keys + channel, count, value);
+  convolve(taps, inputs + group * width, kept, group * width, width, query);
+  convolve(taps, inputs + keys + group * width, kept, keys + group * width, width, key);
+  convolve(taps, inputs + 2 * keys + channel, kept, 2 * keys + channel, count, value);
   scale(query, width, T(a.length_eps), 1 / std::sqrt(T(width)));
   scale(key, width, T(a.length_eps), T(1));
   for (Index h = 0; h < per_group; ++h) {

@@ -73,9 +73,9 @@ template <class T> void step(const Arguments<T>& a, Index row, Index group) {
   Space<T> space(count + 2 * a.states + 3 * 64);
   T *x = space.take(count), *write = space.take(a.states), *read = space.take(a.states);
   const Index writes = inner + group * a.states, reads = writes + a.groups * a.states;
-  convolve(taps, inputs, kept, first, count, x);
-  convolve(taps, inputs, kept, writes, a.states, write);
-  convolve(taps, inputs, kept, reads, a.states, read);
+  convolve(taps, inputs + first, kept, first, count, x);
+  convolve(taps, inputs + writes, kept, writes, a.states, write);
+  convolve(taps, inputs + reads, kept, reads, a.states, read);
   for (Index h = 0; h < per_group; ++h) {
     const Index head = group * per_group + h, channel = h * a.channels;
     T* state = a.state + (row * a.heads + head) * a.channels * a.states;
