@@ -102,24 +102,29 @@ def _take_part(
 ) -> tuple[FitResult, dict[str, torch.Tensor] | None]:
     """Split the models, train, and put the student together; `student` is that of the first."""
     like = None if student is None else student.network.cpu()
-    shared = Model(job.node, _share(actions, like, widen=True), actions.teacher.tokenizer)
+    shared = Model(job.node, share(like, actions.device, widen=True), actions.teacher.tokenizer)
     teacher = None
     if job.node != "sft":
         whole = None if student is None else actions.teacher.network.cpu()
-        teacher = Model("teacher", _share(actions, whole, widen=False), actions.teacher.tokenizer)
+        network = share(whole, actions.device, widen=False)
+        teacher = Model("teacher", network, actions.teacher.tokenizer)
         if student is not None:
             del whole, actions.teacher  # loaded again by the node that needs the whole
     fitted = train(actions, job, shared, teacher)
     return fitted, gather_weights(shared.network, like)
 
 
-def _share(
-    actions: "Actions", network: HybridForCausalLM | None, *, widen: bool
+def share(
+    network: HybridForCausalLM | None, device: torch.device, *, widen: bool
 ) -> HybridForCausalLM:
-    """Split a network of the first rank over all; the others give None."""
+    """Split a network of the first rank over all; called by all, the others give None.
+
+    Args:
+        widen: for training: weights in float32, with gradients.
+    """
     config = Ranks.world().broadcast(None if network is None else network.config)
     outline = _make_outline(config).requires_grad_(widen).eval()
-    shard(outline, network, actions.device, widen=widen)
+    shard(outline, network, device, widen=widen)
     return outline
 
 

@@ -37,8 +37,8 @@ class OddModel(TinyModel):
 class Watched(Distillation):
     """Makes the loss of one row not a number, or kills its process at one row."""
 
-    def __init__(self, teacher, poison=None, deadly=None):
-        super().__init__(teacher)
+    def __init__(self, teacher, loss=None, poison=None, deadly=None):
+        super().__init__(teacher, loss)
         self.poison, self.deadly = poison, deadly
 
     def __call__(self, model, rows):
@@ -65,14 +65,13 @@ def make_settings(optimizer, **changes):
     )
 
 
-def train(model, teacher, out, *, optimizer="adamw", stop_after=None, poison=None, deadly=None,
-          **changes):  # fmt: skip
+def train(model, teacher, out, *, optimizer="adamw", stop_after=None, watch=None, **changes):
     """Train as one job says; return the error that ended it, if any."""
     asked = iter(range(1, STEPS + 1))
     try:
         fit(
             model,
-            Watched(teacher, poison, deadly),
+            Watched(teacher, **(watch or {})),
             RandomRows(),
             make_settings(optimizer, **changes),
             Path(out),

@@ -68,6 +68,7 @@ def assert_close(out, expected, weights, expected_weights):
 
 
 OPTIMIZERS = ("adamw", "muon")
+LAYERS = {"reverse_kl": 1.0, "hidden_states": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,10 @@ def runs(tmp_path_factory):
         jobs[f"from_two-{name}"] = {"optimizer": name, "stop_after": 3}
     jobs["lean"] = {"activation_checkpointing": True}
     jobs["mixer"] = {"train": ["mixer"]}
-    jobs["poisoned"] = {"poison": 13}
+    jobs["layers"] = {"watch": {"loss": LAYERS}}
+    expected["layers"], error = train_alone(folder / "one-layers", **jobs["layers"])
+    assert error is None
+    jobs["poisoned"] = {"watch": {"poison": 13}}
     process = start({str(folder / name): job for name, job in jobs.items()})
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -123,6 +127,12 @@ def test_activation_checkpointing_changes_nothing(runs):
     assert_close(folder / "lean", losses(folder / "one-adamw"), found, expected["adamw"])
 
 
+def test_losses_between_layers_are_the_same(runs):
+    folder, expected = runs
+    found = load_file(folder / "layers" / "weights.safetensors")
+    assert_close(folder / "layers", losses(folder / "one-layers"), found, expected["layers"])
+
+
 def test_only_chosen_parameters_change(runs):
     folder, _ = runs
     found, before = load_file(folder / "mixer" / "weights.safetensors"), OddModel(1).state_dict()
@@ -158,7 +168,7 @@ def test_a_damaged_share_is_refused_by_name(runs, tmp_path):
 def test_a_rank_killed_in_a_step_ends_the_job_and_the_run_goes_on(tmp_path):
     expected, _ = train_alone(tmp_path / "one")
     out = tmp_path / "two"
-    process = start({str(out): {"deadly": 18}})
+    process = start({str(out): {"watch": {"deadly": 18}}})
     started = time.monotonic()
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0 and "SIGKILL" in errors
