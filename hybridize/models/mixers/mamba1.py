@@ -133,8 +133,9 @@ class Mamba1(Mixer):
         """Take in one token of each row and update the states, which are the cache's own."""
         assert ctx.cache is not None
         state, segments_BT = ctx.cache.get_state(self.layer), ctx.segments_BT
-        hidden_BD, dt_bias_E = hidden_BTD[:, 0], self.dt_proj.bias
-        if _TIMES[self.dt_bias] > 1:
+        hidden_BD = hidden_BTD[:, 0]
+        dt_bias_E: Tensor | None = self.dt_proj.bias
+        if dt_bias_E is not None and _TIMES[self.dt_bias] > 1:
             dt_bias_E = _TIMES[self.dt_bias] * widen(dt_bias_E)
         y_BE, conv_state, scan_state = mamba1_step(
             self.in_proj(hidden_BD),
