@@ -12,6 +12,7 @@ tokens, and what autograd keeps of them. Chunked cross entropy is the usual reme
 
 import argparse
 import json
+from copy import copy
 
 import torch
 from machine import describe_machine, forget_peak, peak_bytes, run_apart, table, take_turns
@@ -164,12 +165,13 @@ def show_rounding(tokens: int, width: int, vocab: int) -> str:
     """Compare float32, fused and dense, with dense float64."""
     rows = []
     for distance in (1.0, 0.1):
+        case = Case(tokens, width, vocab, distance)
+        exact = copy(case).to(torch.float64)
         for name in LOSSES:
-            exact = _results(Case(tokens, width, vocab, distance).to(torch.float64), "dense", name)
-            row = [name, f"{exact[0] / tokens:.3f}"]
+            wanted = _results(exact, "dense", name)
+            row = [name, f"{float(wanted[0]) / tokens:.3f}"]
             for form in ("fused", "dense"):
-                found = _results(Case(tokens, width, vocab, distance), form, name)
-                pairs = zip(found, exact, strict=True)
+                pairs = zip(_results(case, form, name), wanted, strict=True)
                 row += [f"{float((a - b).norm() / b.norm()):.1e}" for a, b in pairs]
             rows.append(row)
     head = ["loss", "nats a token"]
@@ -182,9 +184,10 @@ def show_rounding(tokens: int, width: int, vocab: int) -> str:
 
 
 def _results(case: Case, form: str, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    case.hidden_ND.grad = case.weight_VD.grad = None
     total = getattr(case, form)(name)
     assert case.hidden_ND.grad is not None and case.weight_VD.grad is not None
-    return total.double(), case.hidden_ND.grad.double(), case.weight_VD.grad.double()
+    return total, case.hidden_ND.grad, case.weight_VD.grad
 
 
 def main() -> None:
