@@ -175,7 +175,8 @@ class _HeadLosses(torch.autograd.Function):
         # memory. Who goes through a kept graph again pays with a second computation.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = _run(ctx.call, *ctx.saved_tensors, ctx.needs)
+            hidden_ND, weight_VD, bias_V = ctx.saved_tensors
+            _, gradients = _run(ctx.call, hidden_ND, weight_VD, bias_V, ctx.needs)
         scaled = (
             None if gradient is None else gradient.mul_(total_grad).to(like.dtype)
             for gradient, like in zip(gradients, ctx.saved_tensors, strict=True)
