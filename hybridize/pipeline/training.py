@@ -6,13 +6,13 @@ calls, and come in where a model is trained: student and teacher are split over 
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hybridize.models.families import find_family
 from hybridize.models.folders import find_folder
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
+from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import find_tokenizer, load_outline
 from hybridize.models.model import Model
 from hybridize.pipeline.translate import make_fit_settings
@@ -81,7 +81,8 @@ def train_together(actions: "Actions", job: Job, student: Model) -> tuple[Model,
     network.load_state_dict(weights, assign=True)
     network.tie_weights()
     network.generation_config = student.network.generation_config
-    return Model(student.name, network.eval(), student.tokenizer), fitted
+    network.train(False)
+    return Model(student.name, network, student.tokenizer), fitted
 
 
 def follow(actions: "Actions") -> None:
@@ -123,12 +124,13 @@ def share(
         widen: for training: weights in float32, with gradients.
     """
     config = Ranks.world().broadcast(None if network is None else network.config)
-    outline = _make_outline(config).requires_grad_(widen).eval()
+    outline = _make_outline(config)
+    outline.requires_grad_(widen).train(False)
     shard(outline, network, device, widen=widen)
     return outline
 
 
-def _make_outline(config: HybridConfig) -> HybridForCausalLM:
+def _make_outline(config: Any) -> HybridForCausalLM:
     """Return a network whose weights are on the meta device; its positions are computed."""
     with torch.device("meta"):
         network = HybridForCausalLM(config)
