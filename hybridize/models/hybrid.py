@@ -349,10 +349,10 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs["next_sequence_length"] = None
         prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
         inputs = prepare(input_ids, past_key_values=past_key_values, **kwargs)
-        is_step = past_key_values is not None and not kwargs.get("is_first_iteration")
-        if is_step and inputs.get("attention_mask") is not None:
-            mask_BS = past_key_values.mask_ended(input_ids, inputs["attention_mask"])
-            inputs["attention_mask"] = mask_BS
+        mask_BS = inputs.get("attention_mask")
+        is_first = kwargs.get("is_first_iteration")
+        if past_key_values is not None and mask_BS is not None and not is_first:
+            inputs["attention_mask"] = past_key_values.mask_ended(input_ids, mask_BS)
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
