@@ -134,6 +134,9 @@ class Training(Section):
     """Tokens between two held-out measurements; null means only before and after."""
     dtype: Precision = "float32"
     """Precision of the computation; weights and optimiser stay as they are."""
+    skip_bad_batches: Annotated[int, Field(ge=0)] = 0
+    """Updates left out, each logged with its data rows in metrics.jsonl, because their loss or
+    gradient is not finite; one more stops the run, at 0 the first. May change between stops."""
 
 
 class Distill(Training):

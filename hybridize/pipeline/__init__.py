@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from hybridize.core.artifacts import RESULT, RunFolder, write_json, write_result, write_text
 from hybridize.core.catalog import RECIPES
-from hybridize.core.errors import Interrupted, RunError
+from hybridize.core.errors import Interrupted, RunError, Terminated
 from hybridize.core.recipe import Recipe, load_recipe
 from hybridize.core.settings import read_settings
+from hybridize.core.trackers import find_trackers
 from hybridize.pipeline.environment import describe_environment
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.street import BEGUN, Node, State, Street, refuse_stale
@@ -57,11 +58,13 @@ def run_recipe(
     Raises:
         RecipeError: the recipe is wrong, or asks for the impossible.
         RunError: a node is stale; the message names what changed and how to redo it.
-        Interrupted: stopped by a signal or by `max_hours`, with a checkpoint to continue from.
+        Interrupted: stopped by a signal or by `max_hours`; all that was finished is kept.
+        MachineError: the package of a tracker the recipe names is not installed.
     """
     recipe, processes = load_recipe(recipe_path, overrides), read_settings()
     folder = Path(out) if out else Path("runs") / recipe.name
     watcher = observer if observer and processes.rank == 0 else Observer()
+    find_trackers(recipe.track)
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
     def make_actions(device: str | None, calls: "Calls | None" = None) -> "Actions":
@@ -118,15 +121,26 @@ def _walk(
         if state.seconds is not None:
             watcher.node_finished(name, state.seconds, skipped=True)
             continue
-        write_status(street, folder, running=name)
-        watcher.node_started(name)
         try:
+            if actions.stop():
+                raise Interrupted(f"stopped before {name}; {_how_to_continue(folder)}")
+            write_status(street, folder, running=name)
+            watcher.node_started(name)
             seconds = _run_node(street, street.node(name), actions)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as asked:
             write_status(street, folder)
-            raise
+            if isinstance(asked, Interrupted):
+                raise
+            raise Interrupted(
+                f"stopped in {name}; {_how_to_continue(folder)}",
+                terminated=isinstance(asked, Terminated),
+            ) from None
         watcher.node_finished(name, seconds, skipped=False)
     write_status(street, folder)
+
+
+def _how_to_continue(folder: Path) -> str:
+    return f"what was finished is kept in {folder}. Run the same again to continue."
 
 
 def _run_node(street: Street, node: Node, actions: "Actions") -> float:

@@ -18,6 +18,7 @@ from hybridize.core.artifacts import (
     write_json,
     write_text,
 )
+from hybridize.core.errors import Interrupted
 from hybridize.core.importance import Importance
 from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import Recipe
@@ -27,6 +28,7 @@ from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
+from hybridize.pipeline.parts import list_parts
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.training import Job, train, train_together
 from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
@@ -192,11 +194,20 @@ class Actions:
     def _measure_importance(self, node: Node, method: str, stage: str | None) -> Values:
         def progress(done: int, total: int) -> None:
             self.observer.node_progressed(node.name, done, total)
+            if self.stop():
+                raise Interrupted("the time is over")
 
-        if method == "leave_one_out":
-            measured = self._leave_one_out(node, progress)
-        else:
-            measured = self._replace_one(node, stage, progress)
+        try:
+            if method == "leave_one_out":
+                measured = self._leave_one_out(node, progress)
+            else:
+                measured = self._replace_one(node, stage, progress)
+        except Interrupted as asked:
+            asked.args = (
+                f"stopped in {node.name}; the layers measured so far are kept in {node.folder}. "
+                "Run the same again to continue.",
+            )
+            raise
         measured.save(node.folder.with_name(f"{node.folder.name}.json"))
         self.observer.node_said(node.name, str(measured))
         correlation = measured.rank_correlation()
@@ -226,6 +237,7 @@ class Actions:
                 "optimizer": self.recipe.distill.optimizer.model_copy(update={"lr": section.lr}),
                 "tokens_per_step": section.tokens_per_step,
                 "train": section.train,
+                "skip_bad_batches": 0,
             }
         )
         tokens = max(1, section.steps) * section.tokens_per_step
@@ -279,6 +291,9 @@ class Actions:
 
     def _train(self, node: Node, start: str) -> Values:
         student = self.start(node.name, node.folder)
+        section = self.recipe.sft if node.name == "sft" else self.recipe.stage(node.name)
+        assert section is not None, CHECKED
+        self.observer.node_said(node.name, list_parts(student.network, section.train))
         job = Job(node.name, self._tokens(start) // self.recipe.data.sequence_length)
         if self.calls is None:
             fitted = train(self, job, student, self.teacher)

@@ -19,6 +19,8 @@ from hybridize.pipeline.translate import make_fit_settings
 from hybridize.stages import distill, sft
 from hybridize.training.distributed import Ranks, gather_weights, shard
 from hybridize.training.loop import FitResult
+from hybridize.training.metrics import StepRecord
+from hybridize.training.trackers import tracked
 
 if TYPE_CHECKING:
     from hybridize.pipeline.actions import Actions
@@ -43,29 +45,38 @@ def train(actions: "Actions", job: Job, student: Model, teacher: Model | None) -
     if actions.calls is not None and recipe.teacher.dtype == "bfloat16":
         # Split weights are kept in float32, and computed with as the recipe keeps weights.
         training = replace(training, dtype="bfloat16")
+    is_first = actions.calls is None or Ranks.world().is_first
+    names = recipe.track if is_first else ()
+    with tracked(names, f"{recipe.name}-{job.node}", out) as track:
 
-    if job.node == "sft":
-        return sft.run(
+        def progress(record: StepRecord) -> None:
+            actions.observer.node_stepped(job.node, record)
+            track(record)
+
+        if job.node == "sft":
+            return sft.run(
+                student,
+                actions.source(job.node),
+                sft.SftSettings(training=training),
+                out,
+                heldout=actions.heldout,
+                progress=progress,
+                stop=actions.stop,
+            )
+        stage = recipe.stage(job.node)
+        assert teacher is not None, "distillation has a teacher"
+        return distill.run(
             student,
+            teacher,
             actions.source(job.node),
-            sft.SftSettings(training=training),
+            distill.DistillSettings(
+                training=training, loss=stage.loss, temperature=stage.temperature
+            ),
             out,
             heldout=actions.heldout,
-            progress=lambda record: actions.observer.node_stepped(job.node, record),
+            progress=progress,
             stop=actions.stop,
         )
-    stage = recipe.stage(job.node)
-    assert teacher is not None, "distillation has a teacher"
-    return distill.run(
-        student,
-        teacher,
-        actions.source(job.node),
-        distill.DistillSettings(training=training, loss=stage.loss, temperature=stage.temperature),
-        out,
-        heldout=actions.heldout,
-        progress=lambda record: actions.observer.node_stepped(job.node, record),
-        stop=actions.stop,
-    )
 
 
 def train_together(actions: "Actions", job: Job, student: Model) -> tuple[Model, FitResult]:

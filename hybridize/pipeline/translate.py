@@ -96,6 +96,7 @@ def make_fit_settings(
         seed=recipe.seed,
         checkpoint_every=training.checkpoint_every,
         evaluate_every=training.evaluate_every,
+        skip_bad_batches=training.skip_bad_batches,
         activation_checkpointing=recipe.devices.activation_checkpointing,
         compile=recipe.devices.compile,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -222,7 +223,7 @@ def _share(folder: Path, ranks: Ranks) -> list[Path]:
 def _explained(final: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise MachineError(
             f"checkpoint {final} could not be written ({error}). The one before still stands: "
             "make room and run again."

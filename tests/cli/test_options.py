@@ -10,7 +10,7 @@ OPTIONS = {
     "plan": ["--stage", "--tensors", "--json", "--set"],
     "ls": ["--json"],
     "run": ["--until", "--redo", "--dry-run", "--out", "--set", "--device", "--max-hours"],
-    "status": ["--json"],
+    "status": ["--json", "--watch"],
     "importance": ["--method", "--teacher", "--out", "--recipe", "--set", "--device", "--json"],
     "convert": ["--out", "--layers", "--layout", "--shard-size", "--teacher", "--recipe", "--set"],
     "distill": ["--tokens", "--out", "--teacher", "--recipe", "--set", "--device"],

@@ -113,7 +113,7 @@ def test_killed_at_random_moments_and_continued(recipe, finished, tmp_path):
         ]
 
 
-def test_a_terminated_run_exits_130_with_a_checkpoint(recipe, copied):
+def test_a_terminated_run_exits_143_with_a_checkpoint(recipe, copied):
     stage = copied / "stages" / "01-h1"
     shutil.rmtree(stage)
     long = ["--set", "stages.h1.tokens=4M", "--set", "distill.checkpoint_every=4M"]
@@ -130,7 +130,7 @@ def test_a_terminated_run_exits_130_with_a_checkpoint(recipe, copied):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 143, errors
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
     assert last.startswith("stopped after step")
