@@ -136,7 +136,7 @@ def measure_memory(name: str, tokens: int, width: int, vocab: int) -> int:
 def show_memory(tokens: int, width: int, vocab: int) -> str:
     """Measure each form in a process of its own; dense on few tokens, its line continued."""
     rows, fused_ce, dense = [], 0, 0.0
-    few = (tokens // 16, tokens // 8)
+    few = (tokens // 8, tokens // 4)
     sizes = [int(run_apart("--peak", DENSE, *map(str, (n, width, vocab)))) for n in few]
     dense = sizes[1] + (sizes[1] - sizes[0]) / (few[1] - few[0]) * (tokens - few[1])
     rows.append([f"{DENSE} (from {few[0]} and {few[1]} tokens)", f"{dense / 2**20:,.0f}", "", ""])
