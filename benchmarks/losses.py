@@ -12,10 +12,12 @@ tokens, and what autograd keeps of them. Chunked cross entropy is the usual reme
 
 import argparse
 import json
+import statistics
+import time
 from copy import copy
 
 import torch
-from machine import describe_machine, forget_peak, peak_bytes, run_apart, table, take_turns
+from machine import describe_machine, forget_peak, peak_bytes, run_apart, table
 from torch import Tensor
 from torch.nn import functional
 
@@ -151,14 +153,22 @@ def show_memory(tokens: int, width: int, vocab: int) -> str:
 
 
 def show_time(tokens: int, width: int, vocab: int, repeats: int) -> str:
-    """Take turns between dense and fused forms on as many tokens as dense has room for."""
+    """Take turns between dense and fused forms on as many tokens as dense has room for.
+
+    Counted are seconds of the processor, which other work on the machine changes less.
+    """
     case = Case(tokens, width, vocab, 0.3)
-    names = (DENSE, CHUNKED, "cross_entropy", "reverse_kl", "reverse_kl + cross_entropy")
-    seconds = take_turns(
-        {name: lambda name=name: case.run(name) for name in names}, repeats=repeats
-    )
-    rows = [[name, f"{s:.2f}", f"{s / seconds[DENSE]:.2f}"] for name, s in seconds.items()]
-    return f"Time, {tokens} tokens:\n\n{table(('form', 'seconds', 'of dense'), rows)}"
+    seconds: dict[str, list[float]] = {name: [] for name in (DENSE, "reverse_kl", "cross_entropy")}
+    for _ in range(repeats):
+        for name, times in seconds.items():
+            started = time.process_time()
+            case.run(name)
+            times.append(time.process_time() - started)
+    dense = statistics.median(seconds[DENSE])
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    rows = [[name, f"{s:.2f}", f"{s / dense:.2f}"] for name, s in medians.items()]
+    head = ("form", "seconds of the processor", "of dense")
+    return f"Time, {tokens} tokens, medians of {repeats} in turns:\n\n{table(head, rows)}"
 
 
 def show_rounding(tokens: int, width: int, vocab: int) -> str:
