@@ -124,7 +124,7 @@ def list_numbers(record: StepRecord) -> dict[str, float]:
     for key, value in record.line().items():
         if isinstance(value, dict) and key != "left_out":
             numbers |= {f"{key}/{part}": number for part, number in value.items()}
-        elif isinstance(value, int | float) and key != "tokens":
+        elif isinstance(value, int | float) and key not in ("tokens", "step"):
             numbers[key] = value
     return numbers
 

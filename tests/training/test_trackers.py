@@ -13,7 +13,6 @@ from hybridize.training.metrics import LeftOut
 from tests.training.test_metrics import record
 
 NUMBERS = {
-    "step": 2,
     "counted_tokens": 300_000,
     "loss": 0.2143,
     "parts/reverse_kl": 0.2143,
