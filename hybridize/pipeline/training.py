@@ -5,11 +5,13 @@ calls, and come in where a model is trained: student and teacher are split over 
 """
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hybridize.core.errors import HybridizeError, RunError
 from hybridize.models.families import find_family
 from hybridize.models.folders import find_folder
 from hybridize.models.hybrid import HybridForCausalLM
@@ -106,7 +108,13 @@ def follow(actions: "Actions") -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first rank says it
         while (job := actions.calls.wait()) is not None:
-            _take_part(actions, job, None)
+            try:
+                _take_part(actions, job, None)
+            except HybridizeError:
+                # torchrun stops all once one has ended: the first rank has to say why before.
+                with suppress(RunError):
+                    actions.calls.wait()
+                raise
 
 
 def _take_part(
