@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from hybridize.core.artifacts import RESULT, RunFolder, write_json, write_result, write_text
 from hybridize.core.catalog import RECIPES
-from hybridize.core.errors import Interrupted, RunError, Terminated
+from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.recipe import Recipe, load_recipe
 from hybridize.core.settings import read_settings
 from hybridize.core.trackers import find_trackers
 from hybridize.pipeline.environment import describe_environment
+from hybridize.pipeline.interrupts import how_to_continue, say_where
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.street import BEGUN, Node, State, Street, refuse_stale
 from hybridize.pipeline.teacher import fingerprint
@@ -53,7 +54,8 @@ def run_recipe(
     Args:
         until: last node to run: a stage, `importance`, `plan`, `sft`, `merge`, `bench`, ...
         redo: nodes to run again, with all that depend on them.
-        max_hours: stop cleanly with a checkpoint after so many hours.
+        max_hours: stop cleanly after so many hours: between stops, between layers of importance,
+            or after a step, with a checkpoint. One of them is done in any case.
 
     Raises:
         RecipeError: the recipe is wrong, or asks for the impossible.
@@ -117,30 +119,23 @@ def _walk(
     write_json(
         actions.folder.environment, describe_environment(actions.recipe.seed, actions.device)
     )
+    has_worked = False
     for name, state in states.items():
         if state.seconds is not None:
             watcher.node_finished(name, state.seconds, skipped=True)
             continue
         try:
-            if actions.stop():
-                raise Interrupted(f"stopped before {name}; {_how_to_continue(folder)}")
+            if has_worked and actions.stop():
+                raise Interrupted(how_to_continue(f"before {name}", folder))
             write_status(street, folder, running=name)
             watcher.node_started(name)
             seconds = _run_node(street, street.node(name), actions)
         except (Interrupted, KeyboardInterrupt) as asked:
             write_status(street, folder)
-            if isinstance(asked, Interrupted):
-                raise
-            raise Interrupted(
-                f"stopped in {name}; {_how_to_continue(folder)}",
-                terminated=isinstance(asked, Terminated),
-            ) from None
+            raise say_where(asked, name, folder) from None
+        has_worked = True
         watcher.node_finished(name, seconds, skipped=False)
     write_status(street, folder)
-
-
-def _how_to_continue(folder: Path) -> str:
-    return f"what was finished is kept in {folder}. Run the same again to continue."
 
 
 def _run_node(street: Street, node: Node, actions: "Actions") -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
 from hybridize.core.shape import ModelShape
 from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
+from hybridize.pipeline.interrupts import layers_kept
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
-from hybridize.pipeline.parts import list_parts
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.training import Job, train, train_together
 from hybridize.pipeline.translate import make_calibration, make_fit_settings, make_source
@@ -192,22 +193,18 @@ class Actions:
         write_text(self.folder.plan.with_suffix(".txt"), outlook.text() + "\n")
 
     def _measure_importance(self, node: Node, method: str, stage: str | None) -> Values:
+        calls = count()
+
         def progress(done: int, total: int) -> None:
             self.observer.node_progressed(node.name, done, total)
-            if self.stop():
+            if next(calls) > 0 and self.stop():
                 raise Interrupted("the time is over")
 
-        try:
+        with layers_kept(node):
             if method == "leave_one_out":
                 measured = self._leave_one_out(node, progress)
             else:
                 measured = self._replace_one(node, stage, progress)
-        except Interrupted as asked:
-            asked.args = (
-                f"stopped in {node.name}; the layers measured so far are kept in {node.folder}. "
-                "Run the same again to continue.",
-            )
-            raise
         measured.save(node.folder.with_name(f"{node.folder.name}.json"))
         self.observer.node_said(node.name, str(measured))
         correlation = measured.rank_correlation()
@@ -291,9 +288,6 @@ class Actions:
 
     def _train(self, node: Node, start: str) -> Values:
         student = self.start(node.name, node.folder)
-        section = self.recipe.sft if node.name == "sft" else self.recipe.stage(node.name)
-        assert section is not None, CHECKED
-        self.observer.node_said(node.name, list_parts(student.network, section.train))
         job = Job(node.name, self._tokens(start) // self.recipe.data.sequence_length)
         if self.calls is None:
             fitted = train(self, job, student, self.teacher)

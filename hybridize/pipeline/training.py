@@ -17,6 +17,7 @@ from hybridize.models.folders import find_folder
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import find_tokenizer, load_outline
 from hybridize.models.model import Model
+from hybridize.pipeline.parts import list_parts
 from hybridize.pipeline.translate import make_fit_settings
 from hybridize.stages import distill, sft
 from hybridize.training.distributed import Ranks, gather_weights, shard
@@ -47,6 +48,7 @@ def train(actions: "Actions", job: Job, student: Model, teacher: Model | None) -
     if actions.calls is not None and recipe.teacher.dtype == "bfloat16":
         # Split weights are kept in float32, and computed with as the recipe keeps weights.
         training = replace(training, dtype="bfloat16")
+    actions.observer.node_said(job.node, list_parts(student.network, section.train))
     is_first = actions.calls is None or Ranks.world().is_first
     names = recipe.track if is_first else ()
     with tracked(names, f"{recipe.name}-{job.node}", out) as track:

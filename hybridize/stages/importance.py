@@ -190,10 +190,10 @@ def _measure_layers(
         found = (LayerScore(**line) for line in read_jsonl(out / "layers.jsonl"))
         known = {entry.layer: entry for entry in found}
     for done, layer in enumerate(layers):
-        if progress:
-            progress(done, len(layers))
         if layer in known:
             continue
+        if progress:
+            progress(done, len(layers))
         known[layer] = score(layer)
         if out is not None:
             _keep(known[layer], out / "layers.jsonl")

@@ -85,7 +85,7 @@ def read_weights(folder: Path, model: nn.Module) -> int:
     latest = folder if (folder / STATE).exists() else find_latest(folder)
     if latest is None:
         raise RunError(f"{folder} holds no checkpoint. Give a folder with step-... in it.")
-    state = read_json(latest / STATE)
+    state = _read_state(latest)
     verify(latest, state["checksums"])
     tensors = dict(chain(model.named_parameters(), model.named_buffers()))
     shapes = {
@@ -111,10 +111,7 @@ def verify(checkpoint: Path, checksums: Mapping[str, str]) -> None:
     for name, checksum in checksums.items():
         file = checkpoint / name
         if not file.exists() or hash_file(file) != checksum:
-            raise RunError(
-                f"checkpoint {file} is damaged: it is not what was written. "
-                f"Remove {checkpoint.parent} to train again from the start."
-            )
+            raise _damaged(file)
 
 
 def remove(folder: Path) -> None:
@@ -167,7 +164,7 @@ class RunCheckpoint:
         ranks, latest, state = self._ranks, None, dict[str, Any]()
         with ranks.together():
             if ranks.is_first and (latest := find_latest(self._folder)):
-                state = read_json(latest / STATE)
+                state = _read_state(latest)
         latest, state = ranks.broadcast((latest, state))
         if latest is None:
             return None
@@ -205,6 +202,20 @@ class RunCheckpoint:
         """Name the random state of a rank; a rank that was not there before has none to read."""
         rank = self._ranks.rank
         return {f"{name}-{rank}" if rank else name: value for name, value in random.items()}
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(checkpoint / STATE))
+    except (RunError, TypeError, ValueError) as error:
+        raise _damaged(checkpoint / STATE) from error
+
+
+def _damaged(file: Path) -> RunError:
+    return RunError(
+        f"checkpoint {file} is damaged: it is not what was written. "
+        f"Remove {file.parent.parent} to train again from the start."
+    )
 
 
 def _write_groups(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
