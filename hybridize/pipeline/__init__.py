@@ -54,8 +54,7 @@ def run_recipe(
     Args:
         until: last node to run: a stage, `importance`, `plan`, `sft`, `merge`, `bench`, ...
         redo: nodes to run again, with all that depend on them.
-        max_hours: stop cleanly after so many hours: between stops, between layers of importance,
-            or after a step, with a checkpoint. One of them is done in any case.
+        max_hours: stop cleanly after so many hours and the step, layer or node that is under way.
 
     Raises:
         RecipeError: the recipe is wrong, or asks for the impossible.
