@@ -17,6 +17,14 @@ from tests.pipeline.small import node_states, run
 from tests.pipeline.test_kill import ROOT
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A shell that starts a command in the background has it ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupting(Observer):
     """Sends a signal to its own process when a node, or a piece of one, begins."""
 
