@@ -175,7 +175,8 @@ def test_what_needs_no_model_starts_fast_and_without_torch(arguments, tmp_path):
     _, traced = start("-X", "importtime", *arguments)
     assert traced.returncode == 0, traced.stderr[-500:]
     assert not TORCH & imported(traced.stderr)
-    seconds = min(start(*arguments)[0] for _ in range(3))
+    # Other work on the machine only adds: the least of several is nearest to the truth.
+    seconds = min(start(*arguments)[0] for _ in range(10))
     assert seconds <= SECONDS_TO_START, f"{seconds:.2f} s"
 
 
