@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo full test test-slow lint teacher
+.PHONY: demo full test test-slow test-kill lint teacher
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow"
+
+test-kill: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/pipeline/test_kill.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -156,26 +156,33 @@ def imported(log: str) -> set[str]:
     return {line.rpartition("|")[2].strip().split(".")[0] for line in lines}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("-c", "import hybridize"),
-        ("-c", "import hybridize; hybridize.load_recipe('tiny')"),
-        ("-c", "import hybridize.report, hybridize.tasks"),
-        ("-m", "hybridize", "--help"),
-        ("-m", "hybridize", "check", "tiny", "--set", "teacher.model={teacher}"),
-        ("-m", "hybridize", "run", "--help"),
-        ("-m", "hybridize", "ls", "mixers"),
-    ],
-    ids=" ".join,
-)
-def test_what_needs_no_model_starts_fast_and_without_torch(arguments, tmp_path):
+STARTS = [
+    ("-c", "import hybridize"),
+    ("-c", "import hybridize; hybridize.load_recipe('tiny')"),
+    ("-c", "import hybridize.report, hybridize.tasks"),
+    ("-m", "hybridize", "--help"),
+    ("-m", "hybridize", "check", "tiny", "--set", "teacher.model={teacher}"),
+    ("-m", "hybridize", "run", "--help"),
+    ("-m", "hybridize", "ls", "mixers"),
+]
+
+
+@pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
+def test_what_needs_no_model_starts_without_torch(arguments, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     arguments = [argument.format(teacher=tmp_path) for argument in arguments]
     _, traced = start("-X", "importtime", *arguments)
     assert traced.returncode == 0, traced.stderr[-500:]
     assert not TORCH & imported(traced.stderr)
-    seconds = min(start(*arguments)[0] for _ in range(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
+def test_what_needs_no_model_starts_fast(arguments, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    arguments = [argument.format(teacher=tmp_path) for argument in arguments]
+    # Other work on the machine only adds: the least of several is nearest to the truth.
+    seconds = min(start(*arguments)[0] for _ in range(10))
     assert seconds <= SECONDS_TO_START, f"{seconds:.2f} s"
 
 

@@ -7,7 +7,7 @@ Order of reading: app (errors and exit codes), options, recipes, street, stages,
 
 
 def main() -> None:
-    """Run the command line; exit with 0 done, 2 user input, 3 machine, 130 interrupted, 1 bug."""
+    """Run the command line; exit with 0 done, 1 bug, 2 user, 3 machine, 130 or 143 interrupted."""
     from hybridize.cli.app import app
 
     app(prog_name="hybridize")

@@ -1,6 +1,11 @@
 """The command line as a whole: its commands, its global options, and errors turned into exits."""
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -8,10 +13,9 @@ from typer.core import TyperGroup
 
 from hybridize import __version__
 from hybridize.cli import chat, compare, doctor, export, measure, recipes, report, stages, street
-from hybridize.cli.options import say
-from hybridize.core.errors import HybridizeError
-
-INTERRUPTED = 130
+from hybridize.cli.options import complain, set_quiet
+from hybridize.core.errors import HybridizeError, Interrupted, Terminated
+from hybridize.core.settings import set_no_color
 
 
 class ErrorsAsSentences(TyperGroup):
@@ -20,15 +24,17 @@ class ErrorsAsSentences(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a traceback is shown for bugs, or with -v."""
         try:
-            return super().invoke(ctx)
+            with _hear_sigterm():
+                return super().invoke(ctx)
         except HybridizeError as error:
             if ctx.params.get("verbose"):
                 raise
-            say(str(error))
+            complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            say("interrupted; the same command goes on from the last checkpoint")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as asked:
+            complain("interrupted; the same command begins again with what was finished")
+            code = Interrupted("", terminated=isinstance(asked, Terminated)).exit_code
+            raise typer.Exit(code) from None
         except BrokenPipeError:
             sys.stderr.close()
             raise typer.Exit(0) from None
@@ -47,6 +53,23 @@ app = typer.Typer(
 )
 
 
+@contextmanager
+def _hear_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise Terminated, so that it is answered as Ctrl-C is."""
+
+    def hear(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"hybridize {__version__}")
@@ -58,6 +81,12 @@ def _globals(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show where an error came from.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours; so does the variable NO_COLOR.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -65,7 +94,9 @@ def _globals(
         ),
     ] = False,
 ) -> None:
-    pass
+    set_quiet(quiet)
+    if no_color:
+        set_no_color()
 
 
 for _group in (recipes, street, stages, measure, export, report, compare, chat, doctor):

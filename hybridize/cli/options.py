@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,13 +56,30 @@ DeviceOption = Annotated[
         help="Device to compute on, e.g. cpu; the best present where it is left out.",
     ),
 ]
+_quiet = ContextVar("quiet", default=False)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def say(text: str) -> None:
-    """Write a line of progress to the standard error."""
+    """Write a line of progress to the standard error, unless `--quiet` was given."""
+    if not is_quiet():
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Write an error to the standard error."""
     if _speaks():
         typer.echo(text, err=True)
+
+
+def is_quiet() -> bool:
+    """Tell whether progress is not to be shown."""
+    return _quiet.get()
+
+
+def set_quiet(quiet: bool) -> None:
+    """Show progress from here on, or do not."""
+    _quiet.set(quiet)
 
 
 def show(text: str) -> None:

@@ -19,6 +19,7 @@ from hybridize.cli.options import (
     RecipeOption,
     SetOption,
     TeacherOption,
+    is_quiet,
     say,
     show,
     show_json,
@@ -255,7 +256,7 @@ def distill(
         settings=loaded.distill.model_dump(),
         heldout=heldout,
         out=_training_folder(out),
-        progress=api.show_steps(model.name),
+        progress=None if is_quiet() else api.show_steps(model.name),
     )
     trained.save(out)
     show(str(out))
@@ -284,7 +285,7 @@ def sft(
         settings=loaded.distill.model_dump(),
         heldout=heldout,
         out=_training_folder(out),
-        progress=api.show_steps(model.name),
+        progress=None if is_quiet() else api.show_steps(model.name),
     )
     trained.save(out)
     show(str(out))

@@ -1,7 +1,8 @@
 """Commands that walk the street of a recipe: run and status."""
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hybridize.core.shape import ModelShape
 
 WHAT = "What to do"
+LOOK_EVERY_SECONDS = 2.0
 
 UntilOption = Annotated[
     str | None,
@@ -122,26 +124,39 @@ def _show_outcome(folder: Path) -> None:
 def status(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     as_json: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Say it again whenever it changes, until all is done.")
+    ] = False,
 ) -> None:
     """Say what of a run is done, running, stale or to do."""
     from hybridize.core.artifacts import RunFolder, read_json
     from hybridize.core.errors import RunError
-    from hybridize.core.quantities import short_seconds
 
     if not RunFolder(folder).status.exists():
         raise RunError(
             f"{folder} is not a run folder: it has no status.json. "
             "Give the folder that `hybridize run` wrote."
         )
-    found = read_json(RunFolder(folder).status)
-    if as_json:
-        show_json(found)
-        return
+    shown = None
+    while True:
+        found = read_json(RunFolder(folder).status)
+        if found != shown:
+            show_json(found) if as_json else show(_stops(found["nodes"]))
+        shown = found
+        if not watch or all(node["state"] == "done" for node in found["nodes"]):
+            return
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
+def _stops(nodes: list[dict[str, Any]]) -> str:
+    """Print the state of each stop, and the time of those that are done."""
+    from hybridize.core.quantities import short_seconds
+
     rows = [("stop", "state", "time")]
-    for node in found["nodes"]:
+    for node in nodes:
         seconds = node["seconds"]
         rows.append((node["node"], node["state"], short_seconds(seconds) if seconds else ""))
-    show(table(rows))
+    return table(rows)
 
 
 def _states(recipe: "Recipe", folder: Path, redo: list[str]) -> str:

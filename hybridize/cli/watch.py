@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from hybridize.cli.options import say
+from hybridize.cli.options import is_quiet, say
 from hybridize.core.errors import MachineError
 from hybridize.core.quantities import short_seconds
 from hybridize.core.settings import read_settings
@@ -52,6 +52,8 @@ class Watcher(Observer):
 
     def node_stepped(self, node: str, record: Any) -> None:
         """Show a step of training."""
+        if is_quiet():
+            return
         if self._line is None:
             from hybridize import api
 

@@ -205,7 +205,8 @@ def _read_teacher(
     if "t" in codes:
         attention = layers[codes.index("t")]
         query, key = (_rows(attention, f"self_attn.{name}_proj.weight") for name in "qk")
-        heads, width = (teacher.get(name) for name in ("num_attention_heads", "head_dim"))
+        heads: Any = teacher.get("num_attention_heads")
+        width: Any = teacher.get("head_dim")
         if _is_size(heads):
             width = held["head_dim"] = query // heads
         elif _is_size(width):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hybridize.core.catalog import did_you_mean, known_names
+from hybridize.core.catalog import did_you_mean, known_names, read_dictionary
 from hybridize.core.document import KeyPath
+from hybridize.core.loss_weights import LossWeight
 from hybridize.core.machine import check_machine
 from hybridize.core.sections import Align, Sft, Stage
 from hybridize.core.sources import Blend, Documents, Source
@@ -41,11 +42,15 @@ def _check_names(recipe: Recipe) -> Iterator[Problem]:
         yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
 
 
-def _check_losses(path: KeyPath, loss: dict[str, float]) -> Iterator[Problem]:
+def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:
     if not loss:
         yield path, "the loss is empty. Give at least one, e.g. {reverse_kl: 1.0}."
-    for name in loss:
+    places = read_dictionary("losses")
+    for name, weight in loss.items():
         yield from _check_known((*path, name), name, "losses")
+        layers = weight.layers if isinstance(weight, LossWeight) else None
+        if layers is not None and name in places and ".states:" not in places[name]:
+            yield (*path, name), f"{name} is not a loss between layers: remove its layers."
 
 
 def _check_known(path: KeyPath, name: str, kind: str, but: str = "") -> Iterator[Problem]:

@@ -32,6 +32,19 @@ class MachineError(HybridizeError):
 
 
 class Interrupted(HybridizeError):
-    """The run was stopped on request and can be continued from its checkpoint."""
+    """The run was stopped on request and can be continued from what it had finished.
+
+    The exit code is 128 + the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
+    """
 
     exit_code = 130
+
+    def __init__(self, message: str, *, terminated: bool = False) -> None:
+        """Say how to continue; `terminated` where SIGTERM asked."""
+        super().__init__(message)
+        if terminated:
+            self.exit_code = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where Ctrl-C raises KeyboardInterrupt."""

@@ -14,11 +14,11 @@ from hybridize.core.shape import ModelShape, Options
 BYTES = {"float32": 4, "bfloat16": 2}
 GRADIENT_BYTES, MOMENT_BYTES = 4, 8
 """Of a trained weight: its float32 gradient, and both float32 moments of AdamW."""
-LOSS_TOKENS, LOSS_VALUES = 256, 2**22
-"""Tokens whose logits are held at a time: so many, or so many logits if that is more tokens."""
+LOSS_VALUES, LOSS_BLOCK = 2**27, 2**24
+"""Logits held at a time, those of both models, and logits that losses are computed of at a time."""
 LOSS_COPIES = 8
-"""float32 values a logit of the chunk takes: logits, their logarithms and probabilities on both
-sides, the gradient, and one more while it is added up."""
+"""float32 values a logit of such a block takes: the logits, their logarithms and probabilities on
+both sides, the gradient, and one more while it is added up."""
 GATHERED_LAYERS = 2
 """Layers whose weights are whole at a time: the one computed and the one fetched ahead."""
 
@@ -77,7 +77,7 @@ def plan_memory(
     saved = max(shape.saved_values(each, options) for each in alike) // shape.num_layers
     ends = _end_parameters(shape)
     gathered = (GATHERED_LAYERS + 1) * largest + ends * (2 if taught else 1)
-    chunk = max(LOSS_TOKENS, LOSS_VALUES // shape.vocab_size)
+    logits = min(LOSS_VALUES, (2 if taught else 1) * tokens * shape.vocab_size)
     head = shape.vocab_size * shape.hidden_size if "all" in training.train else 0
     return Memory(
         teacher=taught * shape.parameters() * weight / gpus,
@@ -85,8 +85,8 @@ def plan_memory(
         gradients=trained * GRADIENT_BYTES / gpus,
         optimizer=trained * MOMENT_BYTES / gpus,
         gathered=gathered * value if gpus > 1 else 0,
-        loss=4 * (LOSS_COPIES * min(chunk, tokens) * shape.vocab_size + head)
-        + value * tokens * shape.hidden_size,
+        loss=4 * (LOSS_COPIES * min(LOSS_BLOCK, logits) + head)
+        + value * (logits + tokens * shape.hidden_size),
         recomputed=value * tokens * (shape.num_layers * shape.hidden_size + saved),
         activations=value * tokens * shape.saved_values(layout, options),
     )

@@ -27,6 +27,7 @@ from hybridize.core.sections import (
     Teacher,
 )
 from hybridize.core.sources import HELDOUT_SHARE, Data, Tasks
+from hybridize.core.trackers import Tracker
 
 _INHERITED = tuple(Distill.model_fields)
 AnySection = TypeVar("AnySection", bound=Section)
@@ -67,6 +68,9 @@ class Recipe(Section):
     """The page that shows it all."""
     devices: Devices = Devices()
     """How training uses its devices."""
+    track: Annotated[tuple[Tracker, ...], Field(strict=False)] = ()
+    """Where the metrics of training go besides metrics.jsonl, which holds them all: tensorboard,
+    wandb, trackio. Each needs its package."""
     machine: Machine | None = None
     """What time, memory and money are estimated for."""
 

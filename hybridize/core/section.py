@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from hybridize.core.quantities import parse_share, parse_tokens
 
 
-def _read_number(value: Any) -> Any:
+def read_number(value: Any) -> Any:
     """Read `1e-4`, which YAML takes for text."""
     if not isinstance(value, str):
         return value
@@ -19,7 +19,7 @@ def _read_number(value: Any) -> Any:
 
 Tokens = Annotated[int, BeforeValidator(parse_tokens), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(parse_share)]
-Number = Annotated[float, BeforeValidator(_read_number), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(read_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]

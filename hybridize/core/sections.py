@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hybridize.core.loss_weights import LossWeights
 from hybridize.core.section import (
     Count,
     NonNegative,
@@ -148,13 +149,17 @@ class Training(Section):
     """Tokens between two held-out measurements; null means only before and after."""
     dtype: Precision = "float32"
     """Precision of the computation; weights and optimiser stay as they are."""
+    skip_bad_batches: Annotated[int, Field(ge=0)] = 0
+    """Updates left out, each logged with its data rows in metrics.jsonl, because their loss or
+    gradient is not finite; one more stops the run, at 0 the first. May change between stops."""
 
 
 class Distill(Training):
     """How a stage brings the student back to the teacher; a stage may override any of it."""
 
-    loss: dict[str, Positive] = {"reverse_kl": 1.0}  # noqa: RUF012  (pydantic copies defaults)
-    """Loss -> weight; see `hybridize ls losses`."""
+    loss: LossWeights = {"reverse_kl": 1.0}  # noqa: RUF012  (pydantic copies defaults)
+    """Loss -> weight; see `hybridize ls losses`. A weight is a number, or {start: 1.0, end: 0.0}
+    to change over the stage, and may have {layers: {4: 1.0}} if the loss is one between layers."""
     temperature: Positive = 1.0
     """Both sides' logits are divided by it."""
 

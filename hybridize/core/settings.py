@@ -5,6 +5,7 @@
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
 | HYBRIDIZE_FORMS | forms of operators to prefer: chunked, or ssd=chunked,causal_conv=reference |
+| NO_COLOR | any text but none: no colours in help and messages; `--no-color` sets it |
 | RANK, WORLD_SIZE, LOCAL_RANK | set by torchrun: number of this process, of all, on its machine |
 """
 
@@ -48,6 +49,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         num_ranks=_number(values, "WORLD_SIZE") or 1,
         local_rank=_number(values, "LOCAL_RANK") or 0,
     )
+
+
+def set_no_color() -> None:
+    """Ask all that print in this process for no colours, as NO_COLOR asks."""
+    os.environ["NO_COLOR"] = "1"
 
 
 def _number(values: Mapping[str, str], name: str, minimum: int = 0) -> int | None:

@@ -7,8 +7,6 @@ name, so a student in which no layer is converted has the teacher's tensors and 
 teacher's numbers, bit for bit. A converted layer holds `mixer` in the place of `self_attn`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -99,7 +97,7 @@ class HybridLayer(nn.Module):
         self.mlp = family.mlp(teacher)
         for name in filter(None, vars(family.norms).values()):
             self.add_module(name, family.norm(shape.hidden_size, eps=shape.norm_eps))
-        self.left_out: str | None = None  # "layer" or "attention"; see `without`
+        self.left_out: str | None = None  # "layer" or "attention"; see `hybridize.models.without`
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Return the residual stream after this layer, (B, T, D)."""
@@ -352,10 +350,10 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs["next_sequence_length"] = None
         prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
         inputs = prepare(input_ids, past_key_values=past_key_values, **kwargs)
-        is_step = past_key_values is not None and not kwargs.get("is_first_iteration")
-        if is_step and inputs.get("attention_mask") is not None:
-            mask_BS = past_key_values.mask_ended(input_ids, inputs["attention_mask"])
-            inputs["attention_mask"] = mask_BS
+        mask_BS = inputs.get("attention_mask")
+        is_first = kwargs.get("is_first_iteration")
+        if past_key_values is not None and mask_BS is not None and not is_first:
+            inputs["attention_mask"] = past_key_values.mask_ended(input_ids, mask_BS)
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -372,28 +370,3 @@ def _restart_positions(segments_BT: Tensor) -> Tensor:
     starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     return index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
-
-
-@contextmanager
-def without(model: HybridForCausalLM, layer: int, scope: str = "layer") -> Iterator[None]:
-    """Leave a layer, or only its mixer, out of the model for the time of a `with` block.
-
-    Args:
-        model: changed in place, and restored at the end.
-        layer: from 0.
-        scope: "layer" passes the residual stream by the whole layer, "attention" by its mixer.
-
-    Raises:
-        ModelError: there is no such layer or scope.
-    """
-    if scope not in ("layer", "attention"):
-        raise ModelError(f"scope {scope!r} does not exist; use layer or attention.")
-    if not 0 <= layer < len(model.model.layers):
-        last = len(model.model.layers) - 1
-        raise ModelError(f"layer {layer} does not exist: the model has layers 0 to {last}.")
-    target = model.model.layers[layer]
-    before, target.left_out = target.left_out, scope
-    try:
-        yield
-    finally:
-        target.left_out = before

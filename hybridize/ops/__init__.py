@@ -10,8 +10,20 @@ name of a form; `forms` says which one runs.
 
 from hybridize.ops.causal_conv import causal_conv
 from hybridize.ops.gated_delta_rule import gated_delta_rule
+from hybridize.ops.gated_delta_step import gated_delta_step
 from hybridize.ops.gated_norm import gated_norm
+from hybridize.ops.mamba1_step import mamba1_step
+from hybridize.ops.mamba2_step import mamba2_step
 from hybridize.ops.selective_scan import selective_scan
 from hybridize.ops.ssd import ssd
 
-__all__ = ["causal_conv", "gated_delta_rule", "gated_norm", "selective_scan", "ssd"]
+__all__ = [
+    "causal_conv",
+    "gated_delta_rule",
+    "gated_delta_step",
+    "gated_norm",
+    "mamba1_step",
+    "mamba2_step",
+    "selective_scan",
+    "ssd",
+]

@@ -3,9 +3,10 @@
 Legend: N counted tokens, D model width, V vocabulary.
 
 The head is applied to a chunk of tokens at a time and the gradient of the logits is written down
-rather than recorded, so that at no moment more than one chunk of logits exists. All losses are in
-nats, in float32, summed over tokens. At a temperature other than 1 both distributions are softened
-before they are compared; the result is not multiplied by the squared temperature.
+rather than recorded, in the place of the logits, so that at no moment more than one chunk of them
+exists. All losses are in nats, in float32, summed over tokens. At a temperature other than 1 both
+distributions are softened before they are compared; the result is not multiplied by the squared
+temperature.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_VALUES, CHUNK_TOKENS = 2**22, 256
-"""Logits in one chunk by default, 16 MiB of them, but never fewer than this many tokens."""
+CHUNK_VALUES, FAR_CHUNK_VALUES = 2**25, 2**27
+"""Logits held at a time by default, student's and teacher's together: on the CPU 128 MiB in
+float32; elsewhere 512 MiB, because fewer tokens would leave an accelerator waiting for memory."""
+BLOCK_VALUES, FAR_BLOCK_VALUES = 2**18, 2**24
+"""Logits that losses are computed of at a time: what fits a cache, or fills an accelerator."""
 
 LossTerm = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 """(student_NV, teacher_NV, targets_N) -> nats_N and gradient_NV with respect to student logits.
@@ -109,121 +113,203 @@ def head_losses(
     heads are taken in its type; softmax and losses are always float32 (float64 for float64).
 
     Args:
-        chunk_tokens: tokens whose logits are held at a time; None takes 16 MiB of logits.
+        chunk_tokens: tokens whose logits are held at a time; None takes `CHUNK_VALUES` logits, the
+            teacher's counted.
 
     Returns:
         The weighted sum in nats, which has a gradient, and the sum of each term, which has none.
     """
     assert (teacher_hidden_ND is None) == (teacher_head is None), "a teacher is hidden and head"
-    chunk = chunk_tokens or max(CHUNK_TOKENS, CHUNK_VALUES // head.weight_VD.shape[0])
-    teacher = None if teacher_head is None else (teacher_hidden_ND, teacher_head)
-    apply: Callable[..., tuple[Tensor, Tensor]] = _HeadLosses.apply
-    return apply(
-        hidden_ND,
-        head.weight_VD,
-        head.bias_V,
-        head.divisor,
-        teacher,
-        targets_N,
-        tuple(terms),
-        chunk,
-        torch.is_grad_enabled(),
+    on_cpu, vocab_size = hidden_ND.device.type == "cpu", head.weight_VD.shape[0]
+    num_heads = 1 if teacher_head is None else 2
+    most = CHUNK_VALUES if on_cpu else FAR_CHUNK_VALUES
+    teacher = None
+    if teacher_hidden_ND is not None and teacher_head is not None:
+        teacher = (teacher_hidden_ND, _cast(teacher_head, _matmul_type(teacher_hidden_ND)))
+    call = _Call(
+        divisor=head.divisor,
+        teacher=teacher,
+        targets_N=targets_N,
+        terms=tuple(terms),
+        chunk_tokens=chunk_tokens or max(1, most // (num_heads * vocab_size)),
+        block_values=BLOCK_VALUES if on_cpu else FAR_BLOCK_VALUES,
+        matmul=_matmul_type(hidden_ND),
+        with_gradient=torch.is_grad_enabled(),
     )
+    apply: Callable[..., tuple[Tensor, Tensor]] = _HeadLosses.apply
+    return apply(hidden_ND, head.weight_VD, head.bias_V, call)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What one call of `head_losses` was given beside the tensors that have a gradient."""
+
+    divisor: float
+    teacher: tuple[Tensor, Head] | None
+    targets_N: Tensor | None
+    terms: tuple[Term, ...]
+    chunk_tokens: int
+    block_values: int
+    matmul: torch.dtype
+    with_gradient: bool
 
 
 class _HeadLosses(torch.autograd.Function):
     @staticmethod
-    def forward(  # noqa: PLR0913  (autograd passes every input by position)
-        ctx: Any,
-        hidden_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        divisor: float,
-        teacher: tuple[Tensor, Head] | None,
-        targets_N: Tensor | None,
-        terms: tuple[Term, ...],
-        chunk: int,
-        with_gradient: bool,
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, call: _Call
     ) -> tuple[Tensor, Tensor]:
-        needs = [with_gradient and need for need in ctx.needs_input_grad[:3]]
-        exact = torch.promote_types(hidden_ND.dtype, torch.float32)
-        sums = hidden_ND.new_zeros(len(terms), dtype=exact)
-        hidden_grad_ND = torch.empty_like(hidden_ND) if needs[0] else None
-        weight_grad_VD = torch.zeros_like(weight_VD, dtype=exact) if needs[1] else None
-        bias_grad_V = None
-        if bias_V is not None and needs[2]:
-            bias_grad_V = torch.zeros_like(bias_V, dtype=exact)
-        matmul = _matmul_type(hidden_ND)
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            head = Head(weight_VD.to(matmul), bias_V, divisor)
-            if teacher is not None:
-                teacher = (teacher[0], _cast(teacher[1], _matmul_type(teacher[0])))
-            for start in range(0, hidden_ND.shape[0], chunk):
-                part = slice(start, start + chunk)
-                gradient_NV = _chunk(
-                    sums,
-                    _logits(hidden_ND[part], head, exact),
-                    None if teacher is None else _logits(teacher[0][part], teacher[1], exact),
-                    None if targets_N is None else targets_N[part],
-                    terms,
-                    any(needs),
-                )
-                gradient_NV = _divide(gradient_NV, divisor)
-                if bias_grad_V is not None:
-                    bias_grad_V += gradient_NV.sum(0)
-                gradient_NV = gradient_NV.to(matmul)
-                if hidden_grad_ND is not None:
-                    hidden_grad_ND[part] = gradient_NV @ head.weight_VD
-                if weight_grad_VD is not None:
-                    weight_grad_VD += gradient_NV.T @ hidden_ND[part].to(matmul)
-        ctx.save_for_backward(hidden_grad_ND, weight_grad_VD, bias_grad_V)
-        ctx.types = (hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+        ctx.call, ctx.needs = call, [call.with_gradient and x for x in ctx.needs_input_grad[:3]]
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V)
+        sums, ctx.gradients = _run(call, hidden_ND, weight_VD, bias_V, ctx.needs)
         ctx.mark_non_differentiable(sums)
         total = sums.new_zeros(())
-        for value, term in zip(sums.unbind(), terms, strict=True):
+        for value, term in zip(sums.unbind(), call.terms, strict=True):
             total = total + term.weight * value if term.weight else total
         return total, sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, total_grad: Tensor, _sums_grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = (
-            None if saved is None else (saved * total_grad).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
+        # The gradients are scaled where they are: that of the head may be the largest tensor in
+        # memory. Who goes through a kept graph again pays with a second computation.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            hidden_ND, weight_VD, bias_V = ctx.saved_tensors
+            _, gradients = _run(ctx.call, hidden_ND, weight_VD, bias_V, ctx.needs)
+        scaled = (
+            None if gradient is None else gradient.mul_(total_grad).to(like.dtype)
+            for gradient, like in zip(gradients, ctx.saved_tensors, strict=True)
         )
-        return (*grads, None, None, None, None, None, None)
+        return (*scaled, None)
 
 
-def _chunk(
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _run(
+    call: _Call, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, Gradients]:
+    """Return the sum of each term, and the gradients of the weighted sum that are needed."""
+    exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+    sums = hidden_ND.new_zeros(len(call.terms), dtype=torch.float64)
+    hidden_grad_ND = torch.empty_like(hidden_ND, dtype=call.matmul) if needs[0] else None
+    weight_grad_VD = torch.zeros_like(weight_VD, dtype=exact) if needs[1] else None
+    bias_grad_V = None
+    if bias_V is not None and needs[2]:
+        bias_grad_V = torch.zeros_like(bias_V, dtype=exact)
+    with torch.no_grad(), torch.autocast(hidden_ND.device.type, enabled=False):
+        head = Head(weight_VD.to(call.matmul), bias_V, call.divisor)
+        rows = min(call.chunk_tokens, hidden_ND.shape[0])
+        logits_NV = head.weight_VD.new_empty(rows, weight_VD.shape[0])
+        teacher_logits_NV = None
+        if call.teacher is not None:
+            teacher_logits_NV = call.teacher[1].weight_VD.new_empty(logits_NV.shape)
+        for start in range(0, hidden_ND.shape[0], call.chunk_tokens):
+            part = slice(start, start + call.chunk_tokens)
+            part_ND = hidden_ND[part].to(call.matmul)
+            gradient_NV = torch.mm(part_ND, head.weight_VD.T, out=logits_NV[: len(part_ND)])
+            if call.teacher is not None and teacher_logits_NV is not None:
+                _product(call.teacher, part, teacher_logits_NV)
+            _differentiate(call, head, gradient_NV, teacher_logits_NV, part, sums, any(needs))
+            if bias_grad_V is not None:
+                bias_grad_V += gradient_NV.sum(0, dtype=exact)
+            if hidden_grad_ND is not None:
+                torch.mm(gradient_NV, head.weight_VD, out=hidden_grad_ND[part])
+            if weight_grad_VD is not None:
+                _add_product(weight_grad_VD, gradient_NV, part_ND, call.block_values)
+    return sums.to(exact), (hidden_grad_ND, weight_grad_VD, bias_grad_V)
+
+
+def _product(teacher: tuple[Tensor, Head], part: slice, logits_NV: Tensor) -> None:
+    hidden_ND, head = teacher
+    part_ND = hidden_ND[part].to(head.weight_VD.dtype)
+    torch.mm(part_ND, head.weight_VD.T, out=logits_NV[: len(part_ND)])
+
+
+def _differentiate(
+    call: _Call,
+    head: Head,
+    logits_NV: Tensor,
+    teacher_logits_NV: Tensor | None,
+    part: slice,
     sums: Tensor,
+    with_gradient: bool,
+) -> None:
+    """Add the losses of a chunk to `sums`; put the gradient of its products in their place.
+
+    It goes over a few tokens at a time, so that what is in between stays small and near.
+    """
+    exact = torch.promote_types(logits_NV.dtype, torch.float32)
+    rows = max(1, call.block_values // logits_NV.shape[1])
+    for start in range(0, len(logits_NV), rows):
+        block = slice(start, min(start + rows, len(logits_NV)))
+        teacher_NV = targets_N = None
+        if call.teacher is not None and teacher_logits_NV is not None:
+            teacher_NV = _finish(teacher_logits_NV[block], call.teacher[1], exact)
+        if call.targets_N is not None:
+            targets_N = call.targets_N[part][block]
+        gradient_NV = _mix(
+            sums, call.terms, _finish(logits_NV[block], head, exact), teacher_NV, targets_N
+        )
+        if with_gradient:
+            logits_NV[block] = _divide(gradient_NV, head.divisor)
+
+
+def _mix(
+    sums: Tensor,
+    terms: tuple[Term, ...],
     logits_NV: Tensor,
     teacher_logits_NV: Tensor | None,
     targets_N: Tensor | None,
-    terms: tuple[Term, ...],
-    with_gradient: bool,
 ) -> Tensor:
-    """Add the losses of one chunk to `sums`; return the weighted gradient of its logits."""
-    gradient_NV = torch.zeros_like(logits_NV) if with_gradient else logits_NV
+    """Add the losses of a block to `sums`; return the weighted gradient of its logits."""
+    gradient_NV = None
     for temperature in dict.fromkeys(term.temperature for term in terms):
-        student_NV = torch.log_softmax(logits_NV / temperature, -1)
+        student_NV = _log_softmax(_divide(logits_NV, temperature))
         teacher_NV = None
         if teacher_logits_NV is not None:
-            teacher_NV = torch.log_softmax(teacher_logits_NV / temperature, -1)
+            teacher_NV = _log_softmax(_divide(teacher_logits_NV, temperature))
         for index, term in enumerate(terms):
             if term.temperature != temperature:
                 continue
             nats_N, term_gradient_NV = term.loss(student_NV, teacher_NV, targets_N)
-            sums[index] += nats_N.sum()
-            if with_gradient and term.weight:
-                gradient_NV.add_(term_gradient_NV, alpha=term.weight / temperature)
-    return gradient_NV
+            sums[index] += nats_N.sum(dtype=sums.dtype)
+            if not term.weight:
+                continue
+            scale = term.weight / temperature
+            if gradient_NV is None:
+                gradient_NV = term_gradient_NV if scale == 1 else term_gradient_NV.mul_(scale)
+            else:
+                gradient_NV.add_(term_gradient_NV, alpha=scale)
+    return torch.zeros_like(logits_NV) if gradient_NV is None else gradient_NV
 
 
-def _logits(hidden_ND: Tensor, head: Head, exact: torch.dtype) -> Tensor:
-    logits_NV = (hidden_ND.to(head.weight_VD.dtype) @ head.weight_VD.T).to(exact)
+def _log_softmax(logits_NV: Tensor) -> Tensor:
+    """Normalise logits; over a large vocabulary torch's own adds up ten times the rounding."""
+    return logits_NV - logits_NV.logsumexp(-1, keepdim=True)
+
+
+def _finish(products_NV: Tensor, head: Head, exact: torch.dtype) -> Tensor:
+    """Return the logits of a head from the products with its weight."""
+    logits_NV = products_NV.to(exact)
     if head.bias_V is not None:
         logits_NV = logits_NV + head.bias_V.to(exact)
     return _divide(logits_NV, head.divisor)
+
+
+def _add_product(
+    weight_grad_VD: Tensor, gradient_NV: Tensor, hidden_ND: Tensor, block_values: int
+) -> None:
+    """Add the head's gradient of a chunk; products of another type go by parts of the vocabulary,
+    because each is a tensor of its own."""
+    if weight_grad_VD.dtype == gradient_NV.dtype:
+        weight_grad_VD.addmm_(gradient_NV.T, hidden_ND)
+        return
+    size = max(1, block_values // hidden_ND.shape[1])
+    for start in range(0, len(weight_grad_VD), size):
+        words = slice(start, start + size)
+        weight_grad_VD[words] += gradient_NV[:, words].T @ hidden_ND
 
 
 def _divide(values_NV: Tensor, divisor: float) -> Tensor:

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -358,3 +359,51 @@ void scale_rows(T* out, const T* from, const T* factors, Index rows, Index width
 }
 
 }  // namespace pieces
+
+// ---- one token -------------------------------------------------------------------------------
+
+// For operators that decode: all of a layer between its projections, for one token of each row.
+namespace one_token {
+
+constexpr Index work_of_a_thread = 1 << 15;  // values of the state; fewer are not worth a thread
+
+// Run task(0) ... task(count - 1) on as many threads as that many values of the state are worth.
+template <class Task> void share_out(Index count, Index values, Index threads, Task task) {
+  const Index worth = values / work_of_a_thread + 1;
+  share(count, worth < threads ? worth : threads, task);
+}
+
+// Call visit(first, how many) for the vectors of `count` values.
+template <class T, class Visit> inline void each(Index count, Visit visit) {
+  for (Index i = 0; i < count; i += lanes<T>) visit(i, count - i < lanes<T> ? count - i : lanes<T>);
+}
+
+template <class T> inline Vec<T> silu(Vec<T> z) { return z / (T(1) + exp<T>(-z)); }
+
+template <class T> inline T softplus(T x) { return x > T(20) ? x : std::log1p(std::exp(x)); }
+
+template <class T> struct Taps {
+  const T *weight, *bias;  // (channels, count), (channels) or null
+  Index count;
+};
+
+// out = silu(convolution) of the channels from `first` on, whose kept inputs move on by one; the
+// inputs and the outputs are those of these channels alone.
+template <class T>
+void convolve(const Taps<T>& taps, const T* inputs, T* kept, Index first, Index count, T* out) {
+  for (Index c = 0; c < count; ++c) {
+    const T *weight = taps.weight + (first + c) * taps.count, input = inputs[c];
+    T* earlier = kept + (first + c) * (taps.count - 1);
+    T sum = taps.bias ? taps.bias[first + c] : T(0);
+    for (Index k = 0; k + 1 < taps.count; ++k) {
+      sum += weight[k] * earlier[k];
+      earlier[k] = k + 2 < taps.count ? earlier[k + 1] : input;
+    }
+    out[c] = sum + weight[taps.count - 1] * input;
+  }
+  each<T>(count, [&](Index c, Index width) {
+    store_part(out + c, silu<T>(load_part(out + c, width)), width);
+  });
+}
+
+}  // namespace one_token

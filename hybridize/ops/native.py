@@ -5,17 +5,21 @@ C++17 compiler, takes about two seconds to build, and is built once per user, co
 processor. Without a compiler nothing breaks: `find_obstacle` says why, and another form runs.
 
 A kernel exports `<name>_float` and `<name>_double`, functions of one pointer to a struct whose
-members are all eight bytes wide: pointers and whole numbers.
+members are all eight bytes wide: pointers, whole numbers and doubles.
 """
 
 import ctypes
 import hashlib
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
+from array import array
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,18 +43,28 @@ def find_obstacle(source: Path, device: torch.device) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def call(source: Path, name: str, dtype: torch.dtype, *values: Tensor | int | None) -> None:
+def call(source: Path, name: str, dtype: torch.dtype, *values: Tensor | int | float | None) -> None:
     """Run a function of a kernel; tensors become the address of their first element, None null."""
+    words = array("q", [_get_word(value) for value in values])
+    _find(source, name, dtype)(words.buffer_info()[0])
+
+
+def _get_word(value: Tensor | int | float | None) -> int:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        word: int = struct.unpack("q", struct.pack("d", value))[0]
+        return word
+    return 0 if value is None else value.data_ptr()
+
+
+@cache
+def _find(source: Path, name: str, dtype: torch.dtype) -> Callable[[int], Any]:
     library = _load_or_explain(source)
     assert not isinstance(library, str), library
-    words = (ctypes.c_int64 * len(values))(*map(_get_word, values))
-    getattr(library, f"{name}_{DTYPES[dtype]}")(words)
-
-
-def _get_word(value: Tensor | int | None) -> int:
-    if value is None:
-        return 0
-    return value if isinstance(value, int) else value.data_ptr()
+    function = getattr(library, f"{name}_{DTYPES[dtype]}")
+    function.argtypes, function.restype = (ctypes.c_void_p,), None
+    return function
 
 
 @cache
@@ -138,6 +152,19 @@ def _open(place: Path) -> ctypes.CDLL:
         team = getattr(ctypes.CDLL(str(torch_library)), "GOMP_parallel", None)
         library.set_team(ctypes.cast(team, ctypes.c_void_p) if team else None)
     return library
+
+
+def fit(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values in this dtype, without gaps."""
+    # Asking first takes a third of the time of two calls that change nothing.
+    if values.dtype == dtype and values.is_contiguous():
+        return values
+    return values.to(dtype).contiguous()
+
+
+def take(state: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the state for a kernel to write over: a copy where gradients were to pass through."""
+    return fit(state.detach().clone() if state.requires_grad else state, dtype)
 
 
 def lay_out(values: Tensor, dtype: torch.dtype, num_inner: int = 1) -> Tensor:

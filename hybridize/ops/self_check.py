@@ -20,27 +20,26 @@ def measure_error(operator: str, device: torch.device, form: str = "auto") -> fl
     """Return the largest relative error, in values, state and gradients, of a form in float32.
 
     The inputs are two rows; of operators with a state, rows of three documents and some padding.
+    An operator of one token has no gradients, and is given states.
 
     Raises:
         ValueError, RuntimeError: there is no such form, or it cannot run here.
     """
-    generator = torch.Generator().manual_seed(0)
-    inputs = [tensor.to(device) for tensor in EXAMPLES[operator](generator)]
-    options: dict[str, Any] | None = OPTIONS.get(operator)
-    if options is None:
-        segments_BT = (torch.arange(TOKENS, device=device) // 27 + 1).repeat(ROWS, 1)
-        segments_BT[:, -3:] = 0
-        options = {"segments_BT": segments_BT}
     known = forms.list_operators()[operator]
     results = []
     for name in (form, "reference"):
+        generator = torch.Generator().manual_seed(0)
+        leaves = [tensor.to(device).requires_grad_() for tensor in EXAMPLES[operator](generator)]
+        options: dict[str, Any] = OPTIONS.get(operator, _mark_documents)(generator)
+        moved = {key: _move(value, device) for key, value in options.items()}
         run = forms.choose(operator, known, name, device=device, num_tokens=TOKENS)
-        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-        found = run(*leaves, **options)
+        found = run(*leaves, **moved)
         y, *last = found if isinstance(found, tuple) else (found,)
-        y = y[:, :-3]  # the rest is padding, where outputs mean nothing
+        if "segments_BT" in options:
+            y = y[:, :-3]  # the rest is padding, where outputs mean nothing
         loss = y.sin().sum() + sum(state.cos().sum() for state in last)
-        results.append((y, *last, *torch.autograd.grad(loss, leaves)))
+        grads = torch.autograd.grad(loss, leaves) if loss.requires_grad else ()
+        results.append((y, *last, *grads))
     return max(
         ((found - wanted).norm() / wanted.norm()).item()
         for found, wanted in zip(*results, strict=True)
@@ -77,17 +76,85 @@ def _gated_norm(generator: torch.Generator) -> list[Tensor]:
     return [y_BTE, z_BTE, _draw(generator, 40)]
 
 
+def _mamba1_step(generator: torch.Generator) -> list[Tensor]:
+    projected_BI, dt_BE = _draw(generator, ROWS, 2 * 40 + 2 * 20), _draw(generator, ROWS, 40)
+    weight_EK, A_log_EN = _draw(generator, 40, 4), _draw(generator, 40, 5)
+    bias_E, dt_bias_E, D_E = _draw(generator, 3, 40).unbind()
+    return [projected_BI, dt_BE, weight_EK, bias_E, dt_bias_E, A_log_EN, D_E]
+
+
+def _mamba2_step(generator: torch.Generator) -> list[Tensor]:
+    projected_BI, weight_XK = _draw(generator, ROWS, 80 + 128 + 4), _draw(generator, 128, 4)
+    bias_X, norm_E = _draw(generator, 128), _draw(generator, 80)
+    dt_bias_H, A_log_H, D_H = _draw(generator, 3, 4).unbind()
+    return [projected_BI, weight_XK, bias_X, dt_bias_H, A_log_H, D_H, norm_E]
+
+
+def _gated_delta_step(generator: torch.Generator) -> list[Tensor]:
+    qkv_BX, z_BE = _draw(generator, ROWS, 160), _draw(generator, ROWS, 80)
+    b_BH, a_BH = _draw(generator, 2, ROWS, 4).unbind()
+    weight_XK, bias_X, norm_P = (_draw(generator, *sizes) for sizes in ((160, 4), (160,), (20,)))
+    dt_bias_H, A_log_H = _draw(generator, 2, 4).unbind()
+    return [qkv_BX, z_BE, b_BH, a_BH, weight_XK, bias_X, dt_bias_H, A_log_H, norm_P]
+
+
 def _draw(generator: torch.Generator, *sizes: int) -> Tensor:
     return torch.randn(*sizes, generator=generator)
+
+
+def _mark_documents(generator: torch.Generator) -> dict[str, Any]:
+    segments_BT = (torch.arange(TOKENS) // 27 + 1).repeat(ROWS, 1)
+    segments_BT[:, -3:] = 0
+    return {"segments_BT": segments_BT}
+
+
+def _count_groups(generator: torch.Generator) -> dict[str, Any]:
+    return {"num_groups": 2, "eps": 1e-5}
+
+
+def _continue_mamba1(generator: torch.Generator) -> dict[str, Any]:
+    states = {
+        "conv_state_BEW": _draw(generator, ROWS, 40, 3),
+        "scan_state_BEN": _draw(generator, ROWS, 40, 5),
+    }
+    return states | {"block": 10}
+
+
+def _continue_mamba2(generator: torch.Generator) -> dict[str, Any]:
+    states = {
+        "conv_state_BXW": _draw(generator, ROWS, 128, 3),
+        "ssd_state_BHPN": _draw(generator, ROWS, 4, 20, 12),
+    }
+    return states | _count_groups(generator)
+
+
+def _continue_delta(generator: torch.Generator) -> dict[str, Any]:
+    states = {
+        "conv_state_BXW": _draw(generator, ROWS, 160, 3),
+        "delta_state_BHPN": _draw(generator, ROWS, 4, 20, 20),
+    }
+    return states | {"eps": 1e-5, "length_eps": 1e-6}
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 EXAMPLES = {
     "causal_conv": _causal_conv,
     "gated_delta_rule": _gated_delta_rule,
+    "gated_delta_step": _gated_delta_step,
     "gated_norm": _gated_norm,
+    "mamba1_step": _mamba1_step,
+    "mamba2_step": _mamba2_step,
     "selective_scan": _selective_scan,
     "ssd": _ssd,
 }
 """Operator -> function that draws its inputs without segments and state."""
-OPTIONS: dict[str, dict[str, Any]] = {"gated_norm": {"num_groups": 2, "eps": 1e-5}}
-"""Operator without segments and state -> its other arguments."""
+OPTIONS = {
+    "gated_delta_step": _continue_delta,
+    "gated_norm": _count_groups,
+    "mamba1_step": _continue_mamba1,
+    "mamba2_step": _continue_mamba2,
+}
+"""Operator -> function that draws its other arguments; of those left out, segments."""

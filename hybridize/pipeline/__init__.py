@@ -17,7 +17,9 @@ from hybridize.core.catalog import RECIPES
 from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.recipe import Recipe, load_recipe
 from hybridize.core.settings import read_settings
+from hybridize.core.trackers import find_trackers
 from hybridize.pipeline.environment import describe_environment
+from hybridize.pipeline.interrupts import how_to_continue, say_where
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.street import BEGUN, Node, State, Street, refuse_stale
 from hybridize.pipeline.teacher import fingerprint
@@ -52,16 +54,18 @@ def run_recipe(
     Args:
         until: last node to run: a stage, `importance`, `plan`, `sft`, `merge`, `bench`, ...
         redo: nodes to run again, with all that depend on them.
-        max_hours: stop cleanly with a checkpoint after so many hours.
+        max_hours: stop cleanly after so many hours and the step, layer or node that is under way.
 
     Raises:
         RecipeError: the recipe is wrong, or asks for the impossible.
         RunError: a node is stale; the message names what changed and how to redo it.
-        Interrupted: stopped by a signal or by `max_hours`, with a checkpoint to continue from.
+        Interrupted: stopped by a signal or by `max_hours`; all that was finished is kept.
+        MachineError: the package of a tracker the recipe names is not installed.
     """
     recipe, processes = load_recipe(recipe_path, overrides), read_settings()
     folder = Path(out) if out else Path("runs") / recipe.name
     watcher = observer if observer and processes.rank == 0 else Observer()
+    find_trackers(recipe.track)
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
     def make_actions(device: str | None, calls: "Calls | None" = None) -> "Actions":
@@ -114,17 +118,21 @@ def _walk(
     write_json(
         actions.folder.environment, describe_environment(actions.recipe.seed, actions.device)
     )
+    has_worked = False
     for name, state in states.items():
         if state.seconds is not None:
             watcher.node_finished(name, state.seconds, skipped=True)
             continue
-        write_status(street, folder, running=name)
-        watcher.node_started(name)
         try:
+            if has_worked and actions.stop():
+                raise Interrupted(how_to_continue(f"before {name}", folder))
+            write_status(street, folder, running=name)
+            watcher.node_started(name)
             seconds = _run_node(street, street.node(name), actions)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as asked:
             write_status(street, folder)
-            raise
+            raise say_where(asked, name, folder) from None
+        has_worked = True
         watcher.node_finished(name, seconds, skipped=False)
     write_status(street, folder)
 

@@ -21,22 +21,18 @@ from hybridize.core.artifacts import (
 from hybridize.core.importance import Importance
 from hybridize.core.plan import Plan, make_plan
 from hybridize.core.recipe import Recipe
-from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
+from hybridize.core.sections import Stage
 from hybridize.core.shape import ModelShape
 from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
 from hybridize.pipeline.align import align_node
+from hybridize.pipeline.measurements import measure_node
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.training import Job, train, train_together
-from hybridize.pipeline.translate import (
-    make_calibration,
-    make_fit_settings,
-    make_fresh_settings,
-    make_source,
-)
-from hybridize.stages import bench, convert, evaluate, importance, merge
+from hybridize.pipeline.translate import make_calibration, make_fresh_settings, make_source
+from hybridize.stages import bench, convert, evaluate, merge
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.blend import warn_of_overlap
 from hybridize.training.data import TaskRows, TokenSource
@@ -73,7 +69,7 @@ class Actions:
         kind, _, rest = node.name.partition("/")
         if kind == "importance":
             method, _, stage = rest.partition("-")
-            return self._measure_importance(node, method, stage or None)
+            return measure_node(self, node, method, stage or None)
         if kind == "eval":
             return self._evaluate(node, rest)
         if kind in self._once:
@@ -194,64 +190,6 @@ class Actions:
         write_json(self.folder.plan, plan.to_json())
         outlook = Outlook.make(self.recipe, plan, self.teacher.network)
         write_text(self.folder.plan.with_suffix(".txt"), outlook.text() + "\n")
-
-    def _measure_importance(self, node: Node, method: str, stage: str | None) -> Values:
-        def progress(done: int, total: int) -> None:
-            self.observer.node_progressed(node.name, done, total)
-
-        if method == "leave_one_out":
-            measured = self._leave_one_out(node, progress)
-        else:
-            measured = self._replace_one(node, stage, progress)
-        measured.save(node.folder.with_name(f"{node.folder.name}.json"))
-        self.observer.node_said(node.name, str(measured))
-        correlation = measured.rank_correlation()
-        return {"least_first": measured.least(len(measured.scores)), "spearman": correlation}
-
-    def _leave_one_out(self, node: Node, progress: importance.Progress) -> Importance:
-        section = self.recipe.measurement("leave_one_out")
-        assert isinstance(section, LeaveOneOut) and self.heldout is not None, CHECKED
-        settings = importance.LeaveOneOutSettings(
-            metric=section.metric,
-            scope=section.scope,
-            tokens=section.tokens,
-            problems=section.problems,
-        )
-        return importance.leave_one_out(
-            self.teacher, self.heldout, settings, node.folder, progress=progress
-        )
-
-    def _replace_one(
-        self, node: Node, stage: str | None, progress: importance.Progress
-    ) -> Importance:
-        section = self.recipe.measurement("replace_one")
-        assert isinstance(section, ReplaceOne) and self.heldout is not None, CHECKED
-        start = str(self.recipe.stage(stage).start_from) if stage else "teacher"
-        probe = self.recipe.distill.model_copy(
-            update={
-                "optimizer": self.recipe.distill.optimizer.model_copy(update={"lr": section.lr}),
-                "tokens_per_step": section.tokens_per_step,
-                "train": section.train,
-            }
-        )
-        tokens = max(1, section.steps) * section.tokens_per_step
-        settings = importance.ReplaceOneSettings(
-            mixer=self.recipe.mixer.kind,
-            fresh=self.fresh,
-            tokens=section.tokens,
-            steps=section.steps,
-            training=make_fit_settings(probe, self.recipe, tokens=tokens),
-        )
-        return importance.replace_one(
-            self.model(start),
-            self.teacher,
-            self.data,
-            self.heldout,
-            settings,
-            node.folder,
-            calibration=self.calibration,
-            progress=progress,
-        )
 
     def start(self, node: str, out: Path | None = None) -> Model:
         """Return the student of a planned stage, or of `sft`, as it is before it is trained.

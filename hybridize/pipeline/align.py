@@ -12,8 +12,9 @@ from hybridize.pipeline.translate import make_align_settings, make_calibration
 from hybridize.stages import align as stage
 from hybridize.surgery.aligned import AlignedMixers
 from hybridize.training.data import TokenSource
-from hybridize.training.metrics import Progress
+from hybridize.training.metrics import Progress, StepRecord
 from hybridize.training.settings import FitResult
+from hybridize.training.trackers import tracked
 
 if TYPE_CHECKING:
     from hybridize.pipeline.actions import Actions
@@ -92,15 +93,22 @@ def align_as_asked(
 
 def align_node(actions: "Actions", node: "Node") -> dict[str, Any]:
     """Do the stop `align` of a run; return the values of its `result.json`."""
-    aligned, fitted = align_as_asked(
-        actions.recipe,
-        actions.teacher,
-        actions.data,
-        node.folder,
-        heldout=actions.heldout,
-        progress=lambda record: actions.observer.node_stepped(node.name, record),
-        stop=actions.stop,
-    )
+    recipe = actions.recipe
+    with tracked(recipe.track, f"{recipe.name}-{node.name}", node.folder) as track:
+
+        def progress(record: StepRecord) -> None:
+            actions.observer.node_stepped(node.name, record)
+            track(record)
+
+        aligned, fitted = align_as_asked(
+            recipe,
+            actions.teacher,
+            actions.data,
+            node.folder,
+            heldout=actions.heldout,
+            progress=progress,
+            stop=actions.stop,
+        )
     actions.observer.node_said(node.name, str(aligned))
     return {
         "mixer": aligned.kind,

@@ -25,7 +25,7 @@ from hybridize.core.sources import Blend, Source, Tasks
 from hybridize.core.stored_text import StoredText
 
 BEGUN = "begun.json"
-_HARMLESS = ("checkpoint_every", "evaluate_every", "name")
+_HARMLESS = ("checkpoint_every", "evaluate_every", "skip_bad_batches", "name")
 _PROBED = {"optimizer", "schedule", "grad_clip", "dtype"}
 """Keys of `distill` that the short training of replace_one uses."""
 

@@ -5,20 +5,25 @@ calls, and come in where a model is trained: student and teacher are split over 
 """
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hybridize.core.errors import HybridizeError, RunError
 from hybridize.models.families import find_family
 from hybridize.models.folders import find_folder
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
+from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import find_tokenizer, load_outline
 from hybridize.models.model import Model
+from hybridize.pipeline.parts import list_parts
 from hybridize.pipeline.translate import make_fit_settings
 from hybridize.stages import distill, sft
 from hybridize.training.distributed import Ranks, gather_weights, shard
 from hybridize.training.loop import FitResult
+from hybridize.training.metrics import StepRecord
+from hybridize.training.trackers import tracked
 
 if TYPE_CHECKING:
     from hybridize.pipeline.actions import Actions
@@ -43,29 +48,39 @@ def train(actions: "Actions", job: Job, student: Model, teacher: Model | None) -
     if actions.calls is not None and recipe.teacher.dtype == "bfloat16":
         # Split weights are kept in float32, and computed with as the recipe keeps weights.
         training = replace(training, dtype="bfloat16")
+    actions.observer.node_said(job.node, list_parts(student.network, section.train))
+    is_first = actions.calls is None or Ranks.world().is_first
+    names = recipe.track if is_first else ()
+    with tracked(names, f"{recipe.name}-{job.node}", out) as track:
 
-    if job.node == "sft":
-        return sft.run(
+        def progress(record: StepRecord) -> None:
+            actions.observer.node_stepped(job.node, record)
+            track(record)
+
+        if job.node == "sft":
+            return sft.run(
+                student,
+                actions.source(job.node),
+                sft.SftSettings(training=training),
+                out,
+                heldout=actions.heldout,
+                progress=progress,
+                stop=actions.stop,
+            )
+        stage = recipe.stage(job.node)
+        assert teacher is not None, "distillation has a teacher"
+        return distill.run(
             student,
+            teacher,
             actions.source(job.node),
-            sft.SftSettings(training=training),
+            distill.DistillSettings(
+                training=training, loss=stage.loss, temperature=stage.temperature
+            ),
             out,
             heldout=actions.heldout,
-            progress=lambda record: actions.observer.node_stepped(job.node, record),
+            progress=progress,
             stop=actions.stop,
         )
-    stage = recipe.stage(job.node)
-    assert teacher is not None, "distillation has a teacher"
-    return distill.run(
-        student,
-        teacher,
-        actions.source(job.node),
-        distill.DistillSettings(training=training, loss=stage.loss, temperature=stage.temperature),
-        out,
-        heldout=actions.heldout,
-        progress=lambda record: actions.observer.node_stepped(job.node, record),
-        stop=actions.stop,
-    )
 
 
 def train_together(actions: "Actions", job: Job, student: Model) -> tuple[Model, FitResult]:
@@ -81,7 +96,8 @@ def train_together(actions: "Actions", job: Job, student: Model) -> tuple[Model,
     network.load_state_dict(weights, assign=True)
     network.tie_weights()
     network.generation_config = student.network.generation_config
-    return Model(student.name, network.eval(), student.tokenizer), fitted
+    network.train(False)
+    return Model(student.name, network, student.tokenizer), fitted
 
 
 def follow(actions: "Actions") -> None:
@@ -94,7 +110,13 @@ def follow(actions: "Actions") -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first rank says it
         while (job := actions.calls.wait()) is not None:
-            _take_part(actions, job, None)
+            try:
+                _take_part(actions, job, None)
+            except HybridizeError:
+                # torchrun stops all once one has ended: the first rank has to say why before.
+                with suppress(RunError):
+                    actions.calls.wait()
+                raise
 
 
 def _take_part(
@@ -102,28 +124,34 @@ def _take_part(
 ) -> tuple[FitResult, dict[str, torch.Tensor] | None]:
     """Split the models, train, and put the student together; `student` is that of the first."""
     like = None if student is None else student.network.cpu()
-    shared = Model(job.node, _share(actions, like, widen=True), actions.teacher.tokenizer)
+    shared = Model(job.node, share(like, actions.device, widen=True), actions.teacher.tokenizer)
     teacher = None
     if job.node != "sft":
         whole = None if student is None else actions.teacher.network.cpu()
-        teacher = Model("teacher", _share(actions, whole, widen=False), actions.teacher.tokenizer)
+        network = share(whole, actions.device, widen=False)
+        teacher = Model("teacher", network, actions.teacher.tokenizer)
         if student is not None:
             del whole, actions.teacher  # loaded again by the node that needs the whole
     fitted = train(actions, job, shared, teacher)
     return fitted, gather_weights(shared.network, like)
 
 
-def _share(
-    actions: "Actions", network: HybridForCausalLM | None, *, widen: bool
+def share(
+    network: HybridForCausalLM | None, device: torch.device, *, widen: bool
 ) -> HybridForCausalLM:
-    """Split a network of the first rank over all; the others give None."""
+    """Split a network of the first rank over all; called by all, the others give None.
+
+    Args:
+        widen: for training: weights in float32, with gradients.
+    """
     config = Ranks.world().broadcast(None if network is None else network.config)
-    outline = _make_outline(config).requires_grad_(widen).eval()
-    shard(outline, network, actions.device, widen=widen)
+    outline = _make_outline(config)
+    outline.requires_grad_(widen).train(False)
+    shard(outline, network, device, widen=widen)
     return outline
 
 
-def _make_outline(config: HybridConfig) -> HybridForCausalLM:
+def _make_outline(config: Any) -> HybridForCausalLM:
     """Return a network whose weights are on the meta device; its positions are computed."""
     with torch.device("meta"):
         network = HybridForCausalLM(config)

@@ -102,6 +102,7 @@ def make_fit_settings(
         seed=recipe.seed,
         checkpoint_every=training.checkpoint_every,
         evaluate_every=training.evaluate_every,
+        skip_bad_batches=training.skip_bad_batches,
         activation_checkpointing=recipe.devices.activation_checkpointing,
         compile=recipe.devices.compile,
     )
@@ -129,6 +130,7 @@ def make_align_settings(recipe: Recipe) -> AlignSettings:
         tokens_per_step=section.tokens_per_step,
         rows_per_microbatch=recipe.distill.rows_per_microbatch,
         checkpoint_every=recipe.distill.checkpoint_every,
+        skip_bad_batches=recipe.distill.skip_bad_batches,
         dtype=recipe.distill.dtype,
     )
     settings = make_fit_settings(training, recipe, tokens=section.tokens)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hybridize.core.loss_weights import LossWeight
 from hybridize.models.model import Model
 from hybridize.training.data import TokenSource
 from hybridize.training.loop import FitResult, FitSettings, Heldout, fit
@@ -17,8 +18,8 @@ class DistillSettings:
 
     training: FitSettings
     """Budget, optimizer, schedule."""
-    loss: Mapping[str, float] = field(default_factory=lambda: {"reverse_kl": 1.0})
-    """Loss name -> weight; see `hybridize ls losses`."""
+    loss: Mapping[str, float | LossWeight] = field(default_factory=lambda: {"reverse_kl": 1.0})
+    """Loss name -> weight, which may change over the budget; see `hybridize ls losses`."""
     temperature: float = 1.0
     """Both sides' logits are divided by it."""
     heldout_tokens: int = 16_384

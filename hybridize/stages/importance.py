@@ -7,6 +7,7 @@ replace-one swaps a mixer in, distils it shortly and looks (MIL-MMR of the same 
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from pathlib import Path
 from torch import Tensor
 
 from hybridize.core.artifacts import cut_half_line, plain, read_jsonl
+from hybridize.core.errors import MachineError
 from hybridize.core.importance import Importance, LayerScore
 from hybridize.evaluation.answers import answer, problems
-from hybridize.models.hybrid import without
 from hybridize.models.model import Model
+from hybridize.models.without import without
 from hybridize.surgery.fresh import FreshSettings, convert_fresh
 from hybridize.training.data import TokenSource
 from hybridize.training.loop import FitSettings, fit
@@ -188,12 +190,30 @@ def _measure_layers(
         found = (LayerScore(**line) for line in read_jsonl(out / "layers.jsonl"))
         known = {entry.layer: entry for entry in found}
     for done, layer in enumerate(layers):
-        if progress:
-            progress(done, len(layers))
         if layer in known:
             continue
+        if progress:
+            progress(done, len(layers))
         known[layer] = score(layer)
         if out is not None:
-            with (out / "layers.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain(known[layer]), allow_nan=False) + "\n")
+            _keep(known[layer], out / "layers.jsonl")
     return tuple(known[layer] for layer in layers)
+
+
+def _keep(score: LayerScore, path: Path) -> None:
+    """Append a score.
+
+    Raises:
+        MachineError: the disk is full or refuses; the scores before stand.
+    """
+    line = json.dumps(plain(score), allow_nan=False) + "\n"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise MachineError(
+            f"{path} could not be written ({error.strerror}). The layers measured before are kept: "
+            "make room and run again."
+        ) from error

@@ -9,11 +9,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hybridize.core.artifacts import changed_keys, hash_file, read_json, write_json
@@ -71,19 +73,28 @@ def save(
                     _remove(other)
 
 
-def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """Read the latest checkpoint as `save` was given it by one rank; None where there is none.
+def read_weights(folder: Path, model: nn.Module) -> int:
+    """Put the trained weights of a checkpoint into a whole model; return the step it was kept at.
+
+    Args:
+        folder: a folder of checkpoints, of which the latest counts, or one of them.
 
     Raises:
-        RunError: a file of it is missing or not what was written.
+        RunError: there is none, it is damaged, or of another model.
     """
-    latest = find_latest(folder)
+    latest = folder if (folder / STATE).exists() else find_latest(folder)
     if latest is None:
-        return None
-    state = read_json(latest / STATE)
+        raise RunError(f"{folder} holds no checkpoint. Give a folder with step-... in it.")
+    state = _read_state(latest)
     verify(latest, state["checksums"])
-    files = map(Path, state.pop("checksums"))
-    return {file.stem: load_file(latest / file) for file in files}, state
+    tensors = dict(chain(model.named_parameters(), model.named_buffers()))
+    shapes = {
+        name: list(tensors[name].shape) for name in tensors.keys() & state["what"]["tensors"].keys()
+    }
+    if shapes != state["what"]["tensors"]:
+        raise RunError(f"checkpoint {latest} is of another model: its tensors differ.")
+    read_shards(latest, {name: tensors[name] for name in shapes}, Ranks())
+    return int(state["step"])
 
 
 def find_latest(folder: Path) -> Path | None:
@@ -100,10 +111,7 @@ def verify(checkpoint: Path, checksums: Mapping[str, str]) -> None:
     for name, checksum in checksums.items():
         file = checkpoint / name
         if not file.exists() or hash_file(file) != checksum:
-            raise RunError(
-                f"checkpoint {file} is damaged: it is not what was written. "
-                f"Remove {checkpoint.parent} to train again from the start."
-            )
+            raise _damaged(file)
 
 
 def remove(folder: Path) -> None:
@@ -156,7 +164,7 @@ class RunCheckpoint:
         ranks, latest, state = self._ranks, None, dict[str, Any]()
         with ranks.together():
             if ranks.is_first and (latest := find_latest(self._folder)):
-                state = read_json(latest / STATE)
+                state = _read_state(latest)
         latest, state = ranks.broadcast((latest, state))
         if latest is None:
             return None
@@ -196,6 +204,20 @@ class RunCheckpoint:
         return {f"{name}-{rank}" if rank else name: value for name, value in random.items()}
 
 
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(checkpoint / STATE))
+    except (RunError, TypeError, ValueError) as error:
+        raise _damaged(checkpoint / STATE) from error
+
+
+def _damaged(file: Path) -> RunError:
+    return RunError(
+        f"checkpoint {file} is damaged: it is not what was written. "
+        f"Remove {file.parent.parent} to train again from the start."
+    )
+
+
 def _write_groups(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
     for name, tensors in groups.items():
         file = folder / f"{name}.safetensors"
@@ -212,7 +234,7 @@ def _share(folder: Path, ranks: Ranks) -> list[Path]:
 def _explained(final: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise MachineError(
             f"checkpoint {final} could not be written ({error}). The one before still stands: "
             "make room and run again."

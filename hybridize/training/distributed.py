@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from hybridize.core.errors import HybridizeError
+from hybridize.core.errors import HybridizeError, RunError
 from hybridize.training.data import Batch, TokenSource, batch, share_of_rank
 
 
@@ -86,9 +86,9 @@ class Ranks:
             yield
         except HybridizeError as error:
             failed = error
-        for error in self.gather(failed):
-            if error is not None:
-                raise failed or error
+        for found in self.gather(failed):
+            if found is not None:
+                raise failed or found
 
 
 class Calls:
@@ -107,9 +107,16 @@ class Calls:
         dist.broadcast_object_list([job], src=0, group=self._group)
 
     def wait(self) -> Any:
-        """Return what the first rank calls for, by the others."""
+        """Return what the first rank calls for, by the others.
+
+        Raises:
+            RunError: the first rank has ended.
+        """
         jobs: list[Any] = [None]
-        dist.broadcast_object_list(jobs, src=0, group=self._group)
+        try:
+            dist.broadcast_object_list(jobs, src=0, group=self._group)
+        except RuntimeError as error:
+            raise RunError("the first process has ended; it says why.") from error
         return jobs[0]
 
 

@@ -3,6 +3,7 @@
 The place in the data is a number of steps, so a run continues from its checkpoint bit for bit.
 """
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,8 @@ from hybridize.training.checkpoint import RunCheckpoint
 from hybridize.training.data import Batch, TokenSource
 from hybridize.training.device import peak_gib, precision, seeded
 from hybridize.training.distributed import Ranks, prepared_layers, read_batches, whole_tensor
-from hybridize.training.metrics import MetricsFile, Progress, StepRecord
-from hybridize.training.objectives import Objective, count_tokens, measure
+from hybridize.training.metrics import LeftOut, MetricsFile, Progress, StepRecord
+from hybridize.training.objectives import Objective, at_share, count_tokens, measure
 from hybridize.training.optim import Optimizers, training_only
 from hybridize.training.settings import Budget, FitResult, FitSettings, Heldout
 from hybridize.training.signals import catch_signals
@@ -30,6 +31,7 @@ FREE = (
     "rows_per_microbatch",
     "checkpoint_every",
     "evaluate_every",
+    "skip_bad_batches",
     "activation_checkpointing",
     "compile",
 )
@@ -61,7 +63,8 @@ def fit(
 
     Raises:
         RecipeError: the settings choose nothing to train.
-        RunError: a loss or gradient is not finite, or the checkpoint is damaged or of another run.
+        RunError: a loss or gradient is not finite, once more than `skip_bad_batches` allows, or
+            the checkpoint is damaged or of another run.
         Interrupted: on SIGINT, SIGTERM or `stop`, after the step and its checkpoint.
     """
     was_training = model.training
@@ -76,7 +79,9 @@ def fit(
     ):
         run = _Run(model, objective, source, settings, out, heldout, parameters)
         try:
-            return run.train(progress, lambda: signalled() or (stop is not None and stop()))
+            return run.train(progress, lambda: bool(signalled() or (stop and stop())))
+        except Interrupted as asked:
+            raise Interrupted(str(asked), terminated=signalled() == signal.SIGTERM) from None
         finally:
             run.close()
             model.train(was_training)
@@ -100,7 +105,8 @@ class _Run:
         self.device, self.ranks = next(model.parameters()).device, Ranks.of(model)
         self.optimizers = Optimizers(model, parameters, settings.optimizer)
         self.budget = Budget.of(settings, source.sequence_length)
-        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": inf, "metrics_bytes": 0}
+        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": inf}
+        self.state |= {"metrics_bytes": 0, "left_out": 0}
         self.checkpoint = self.metrics = saved = None
         if out is not None:
             what = _describe(settings, objective, source)
@@ -160,9 +166,10 @@ class _Run:
         counts = [count_tokens(self.objective, rows) for rows in batches]
         count = int(self.ranks.sum([sum(counts)])[0])
         totals, parts = [], dict[str, Any]()
+        objective = at_share(self.objective, before / total)
         for rows in batches:
             with precision(self.device, settings.dtype):
-                loss = self.objective(self.model, rows.to(self.device))
+                loss = objective(self.model, rows.to(self.device))
             torch.autograd.backward(loss.total / count)
             totals.append(loss.total.detach())
             for name, nats in loss.parts.items():
@@ -170,13 +177,14 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.grad_clip or inf)
         *sums, grad_norm = torch.stack([*totals, whole_tensor(norm)]).tolist()
         total_nats, *means = self.ranks.sum([sum(sums), *map(float, parts.values())])
-        if not isfinite(total_nats) or not isfinite(grad_norm):
-            raise self._not_finite(batches, sums, step_rows)
-        lr = self.optimizers.step(settings.schedule.scale(before, after, total))
+        lr, left_out = 0.0, None
+        if isfinite(total_nats) and isfinite(grad_norm):
+            lr = self.optimizers.step(settings.schedule.scale(before, after, total))
+            state["loss"] = total_nats / count
+        else:
+            left_out = self._leave_out(batches, sums, step_rows)
         seconds = time.monotonic() - started
-        state.update(
-            step=state["step"] + 1, seconds=state["seconds"] + seconds, loss=total_nats / count
-        )
+        state.update(step=state["step"] + 1, seconds=state["seconds"] + seconds)
         return StepRecord(
             step=state["step"],
             num_steps=num_steps,
@@ -191,10 +199,15 @@ class _Run:
             seconds=state["seconds"],
             peak_gib=peak_gib(self.device),
             eta_seconds=state["seconds"] / state["step"] * (num_steps - state["step"]),
+            left_out=left_out,
         )
 
-    def _not_finite(self, batches: list[Batch], sums: list[float], step_rows: range) -> RunError:
-        """Name the data of the step, or of those of its microbatches whose loss is to blame."""
+    def _leave_out(self, batches: list[Batch], sums: list[float], step_rows: range) -> LeftOut:
+        """Count a step without an update, and name its data, or the microbatches to blame.
+
+        Raises:
+            RunError: it is one more than may be left out.
+        """
         own = [
             range(rows.first_row, rows.first_row + len(rows.input_ids_BT))
             for rows, nats in zip(batches, sums, strict=True)
@@ -202,12 +215,17 @@ class _Run:
         ]
         bad = [rows for found in self.ranks.gather(own) for rows in found]
         what = "the loss" if bad else "the gradient"
-        first, last = (bad or [step_rows])[0], (bad or [step_rows])[-1]
-        return RunError(
-            f"step {self.state['step'] + 1}: {what} is not finite, data rows {first.start} to "
-            f"{last.stop - 1}. The checkpoint before stands: lower "
-            "optimizer.lr or grad_clip, or look at these rows."
-        )
+        first, last = (bad or [step_rows])[0].start, (bad or [step_rows])[-1].stop - 1
+        if self.state["left_out"] >= min(self.settings.skip_bad_batches, self.budget.num_steps - 1):
+            raise RunError(
+                f"step {self.state['step'] + 1}: {what} is not finite, data rows {first} to "
+                f"{last}. The checkpoint before stands: lower optimizer.lr or grad_clip, look at "
+                "these rows, or leave out more such steps (skip_bad_batches, at present "
+                f"{self.settings.skip_bad_batches})."
+            )
+        self.state["left_out"] += 1
+        self.model.zero_grad(set_to_none=True)
+        return LeftOut(what, (first, last))
 
     def _measure(self) -> dict[str, float] | None:
         if self.heldout is None:

@@ -8,7 +8,8 @@ where the next token counts.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from math import sqrt
@@ -18,16 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError, RecipeError
+from hybridize.core.loss_weights import LossWeight
 from hybridize.ops.divergence import Head, LossTerm, Term, cross_entropy, head_losses
 from hybridize.training.data import Batch, TokenSource
 from hybridize.training.device import precision
-from hybridize.training.distributed import Ranks, read_batches
+from hybridize.training.distributed import Ranks, find_layers, read_batches
+from hybridize.training.states import LayerLoss, compare, watched
 
 LOSSES = {
     "reverse_kl": "hybridize.ops.divergence:reverse_kl",
     "forward_kl": "hybridize.ops.divergence:forward_kl",
     "js": "hybridize.ops.divergence:js",
     "cross_entropy": "hybridize.ops.divergence:cross_entropy",
+    "hidden_states": "hybridize.training.states:hidden_states",
+    "mixer_outputs": "hybridize.training.states:mixer_outputs",
 }
 """Name of a loss -> where it is; a recipe may also give such a place itself."""
 MOST_PADDING = 1024
@@ -43,19 +48,20 @@ class LossSum:
     count: int
     """Counted tokens."""
     parts: dict[str, Tensor]
-    """Unweighted sum of each loss in nats, without gradient; single numbers."""
+    """Unweighted sum of each loss, without gradient, single numbers: nats of distributions, and
+    errors of layers, which have no unit."""
 
 
 Objective = Callable[[nn.Module, Batch], LossSum]
 
 
 class Distillation:
-    """Losses between the student's distributions and those of a frozen teacher."""
+    """Losses between a student and a frozen teacher: of their distributions and of their layers."""
 
     def __init__(
         self,
         teacher: nn.Module,
-        loss: Mapping[str, float] | None = None,
+        loss: Mapping[str, float | LossWeight] | None = None,
         *,
         temperature: float = 1.0,
         chunk_tokens: int | None = None,
@@ -68,41 +74,81 @@ class Distillation:
             chunk_tokens: tokens whose logits are held at a time; None chooses.
 
         Raises:
-            RecipeError: an unknown loss, or a temperature of 0 or less.
+            RecipeError: an unknown loss, layers of a loss that has none or that do not exist, or a
+                temperature of 0 or less.
         """
         if not temperature > 0:
             raise RecipeError(f"temperature {temperature} is not above 0. Use 1 to soften nothing.")
         self.teacher = teacher.eval()
         self.weights = dict(loss) if loss else {"reverse_kl": 1.0}
-        self.identity = {"loss": self.weights, "temperature": temperature}
-        losses = {name: find_loss(name) for name in self.weights}
-        self._terms = tuple(
-            Term(losses[name], weight, 1.0 if losses[name] is cross_entropy else temperature)
+        described = {
+            name: weight.model_dump() if isinstance(weight, LossWeight) else weight
             for name, weight in self.weights.items()
-        )
-        self._chunk_tokens = chunk_tokens
+        }
+        self.identity = {"loss": described, "temperature": temperature}
+        losses = {name: find_loss(name) for name in self.weights}
+        self._of_layers = {
+            name: found for name, found in losses.items() if isinstance(found, LayerLoss)
+        }
+        self._of_tokens = {
+            name: found for name, found in losses.items() if not isinstance(found, LayerLoss)
+        }
+        num_layers = len(find_layers(teacher))
+        self._layers = {
+            name: _weigh_layers(name, weight, num_layers if name in self._of_layers else None)
+            for name, weight in self.weights.items()
+        }
+        self._temperature, self._chunk_tokens, self._share = temperature, chunk_tokens, 0.0
+
+    def at(self, share: float) -> "Distillation":
+        """Return this objective with its weights when `share` of the budget is spent, 0 to 1."""
+        objective = copy(self)
+        objective._share = share
+        return objective
 
     def __call__(self, model: nn.Module, rows: Batch) -> LossSum:
         """Return the losses of `model` on a batch; the teacher runs once, without gradient.
 
         Raises:
-            ModelError: the vocabularies differ by more than padding.
+            ModelError: the vocabularies differ by more than padding, or the layers in width.
         """
         places_N = rows.predicting_N
-        with torch.no_grad():
+        watching = (self._of_layers, self._layers, places_N)
+        with torch.no_grad(), watched(self.teacher, *watching) as teacher_states:
             teacher_ND = _hidden(self.teacher, rows, places_N)
-        hidden_ND = _hidden(model, rows, places_N)
+        with watched(model, *watching) as states:
+            hidden_ND = _hidden(model, rows, places_N)
+        parts: dict[str, Tensor] = {}
+        total = hidden_ND.new_zeros((), dtype=torch.float32)
+        if self._of_tokens:
+            total, sums = self._compare_tokens(model, rows, hidden_ND, teacher_ND)
+            parts.update(zip(self._of_tokens, sums, strict=True))
+        for name in self._of_layers:
+            error = compare(states, teacher_states, name, self._layers[name])
+            parts[name] = error.detach()
+            total = total + self._weight(name) * error
+        return LossSum(total, len(places_N), {name: parts[name] for name in self.weights})
+
+    def _compare_tokens(
+        self, model: nn.Module, rows: Batch, hidden_ND: Tensor, teacher_ND: Tensor
+    ) -> tuple[Tensor, Tensor]:
         head, teacher_head = _shared(_head(model), _head(self.teacher))
-        total, sums = head_losses(
+        return head_losses(
             hidden_ND,
             head,
-            self._terms,
+            [
+                Term(loss, self._weight(name), 1.0 if loss is cross_entropy else self._temperature)
+                for name, loss in self._of_tokens.items()
+            ],
             teacher_hidden_ND=teacher_ND,
             teacher_head=teacher_head,
-            targets_N=rows.input_ids_BT.flatten()[places_N + 1],
+            targets_N=rows.input_ids_BT.flatten()[rows.predicting_N + 1],
             chunk_tokens=self._chunk_tokens,
         )
-        return LossSum(total, len(places_N), dict(zip(self.weights, sums, strict=True)))
+
+    def _weight(self, name: str) -> float:
+        weight = self.weights[name]
+        return weight.at(self._share) if isinstance(weight, LossWeight) else weight
 
 
 class NextToken:
@@ -132,7 +178,13 @@ def count_tokens(objective: Objective, rows: Batch) -> int:
     return rows.num_counted if count is None else count(rows)
 
 
-def find_loss(name: str) -> LossTerm:
+def at_share(objective: Objective, share: float) -> Objective:
+    """Return the objective of a point of the budget; most are the same all along."""
+    at: Callable[[float], Objective] = getattr(objective, "at", lambda _share: objective)
+    return at(share)
+
+
+def find_loss(name: str) -> LossTerm | LayerLoss:
     """Return the loss of a name in `LOSSES`, or of a place `package.module:function`.
 
     Raises:
@@ -145,7 +197,7 @@ def find_loss(name: str) -> LossTerm:
         hint = f" Did you mean {near[0]}?" if near else ""
         raise RecipeError(f"{name!r} is not a loss (known: {', '.join(LOSSES)}).{hint}")
     try:
-        loss: LossTerm = getattr(import_module(module), attribute)
+        loss: LossTerm | LayerLoss = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"loss {name!r} cannot be imported ({error}).") from error
     return loss
@@ -206,6 +258,25 @@ def _mean(sums: list[float], counts: list[int]) -> Mean:
     return Mean(value, sqrt(squares * len(sums) / (len(sums) - 1)) / total)
 
 
+def _weigh_layers(
+    name: str, weight: float | LossWeight, num_layers: int | None
+) -> dict[int, float]:
+    """Return the weight of each layer of a loss, none of a loss that has no layers (None)."""
+    layers = weight.layers if isinstance(weight, LossWeight) else None
+    if num_layers is None:
+        if layers is not None:
+            raise RecipeError(f"loss {name} is not one between layers: remove its layers.")
+        return {}
+    if layers is None:
+        return dict.fromkeys(range(num_layers), 1 / max(1, num_layers))
+    for layer in layers:
+        if int(layer) >= num_layers:
+            raise RecipeError(
+                f"loss {name}: there is no layer {layer}; layers are 0 to {num_layers - 1}."
+            )
+    return {int(layer): value for layer, value in layers.items()}
+
+
 def _hidden(model: Any, rows: Batch, places_N: Tensor) -> Tensor:
     hidden_BTD: Tensor = model.hidden(rows.input_ids_BT, segments=rows.segments_BT)
     return hidden_BTD.flatten(0, 1)[places_N]
@@ -229,7 +300,8 @@ def _shared(head: Head, teacher: Head) -> tuple[Head, Head]:
 
 
 def _cut(head: Head, size: int) -> Head:
-    return Head(head.weight_VD[:size], None if head.bias_V is None else head.bias_V[:size])
+    bias_V = None if head.bias_V is None else head.bias_V[:size]
+    return replace(head, weight_VD=head.weight_VD[:size], bias_V=bias_V)
 
 
 def _head(model: Any) -> Head:

@@ -156,7 +156,7 @@ class GatheredMuon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make one update."""
         for group in self.param_groups:
             options = {key: value for key, value in group.items() if key != "params"}

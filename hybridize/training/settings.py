@@ -36,6 +36,9 @@ class FitSettings:
     """Tokens between checkpoints; None writes one at the end and when interrupted."""
     evaluate_every: int | None = None
     """Tokens between held-out measurements; None measures before and after only."""
+    skip_bad_batches: int = 0
+    """Steps that are left out, each logged with its rows, because loss or gradient is not finite;
+    one more stops the run."""
     activation_checkpointing: bool = False
     """Whether each layer runs again in the backward pass, rather than keep what it computed."""
     compile: bool = False
@@ -53,6 +56,8 @@ class FitSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise RecipeError(f"{name} is {value}. Choose more than 0.")
+        if self.skip_bad_batches < 0:
+            raise RecipeError(f"skip_bad_batches is {self.skip_bad_batches}. Choose 0 or more.")
         if self.dtype not in ("float32", "bfloat16"):
             raise RecipeError(f"dtype {self.dtype!r} is not one of float32, bfloat16.")
 

@@ -8,29 +8,29 @@ from types import FrameType
 
 
 @contextmanager
-def catch_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT or SIGTERM has come.
+def catch_signals() -> Iterator[Callable[[], int | None]]:
+    """Yield a function that tells which of SIGINT and SIGTERM has come; None before.
 
     The second signal acts as it did outside, at once. Outside the main thread, where Python hears
     no signals, nothing is caught.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: None
         return
-    came = threading.Event()
+    came: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def hear(_number: int, _frame: FrameType | None) -> None:
-        came.set()
+    def hear(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
         restore()
 
     try:
         for number in before:
             signal.signal(number, hear)
-        yield came.is_set
+        yield lambda: came[0] if came else None
     finally:
         restore()

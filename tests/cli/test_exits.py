@@ -1,4 +1,4 @@
-"""Exit codes: 2 user, 3 machine, 130 interrupted; a traceback only for bugs or with -v."""
+"""Exit codes: 2 user, 3 machine, 130 or 143 interrupted; a traceback only for bugs or with -v."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hybridize.cli import recipes
 from hybridize.cli.app import app
 from hybridize.core import recipe as recipe_file
-from hybridize.core.errors import Interrupted, MachineError, RecipeError
+from hybridize.core.errors import Interrupted, MachineError, RecipeError, Terminated
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,9 @@ from hybridize.core.errors import Interrupted, MachineError, RecipeError
         (RecipeError("no"), 2),
         (MachineError("no"), 3),
         (Interrupted("no"), 130),
+        (Interrupted("no", terminated=True), 143),
         (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
         (ZeroDivisionError(), 1),
     ],
     ids=lambda value: type(value).__name__,

@@ -10,7 +10,7 @@ OPTIONS = {
     "plan": ["--stage", "--tensors", "--json", "--set"],
     "ls": ["--json"],
     "run": ["--until", "--redo", "--dry-run", "--out", "--set", "--device", "--max-hours"],
-    "status": ["--json"],
+    "status": ["--json", "--watch"],
     "importance": ["--method", "--teacher", "--out", "--recipe", "--set", "--device", "--json"],
     "align": ["--out", "--layers", "--recipe", "--set", "--device"],
     "convert": [
@@ -28,6 +28,7 @@ OPTIONS = {
     "merge": ["--out", "--weights", "--method"],
     "eval": ["--suite", "--limit", "--batch", "--out", "--device", "--json"],
     "export": ["--format"],
+    "consolidate": [],
     "bench": ["--prompt-tokens", "--output-tokens", "--batch", "--out", "--device", "--json"],
     "report": ["--format", "--out", "--open"],
     "compare": ["--json"],

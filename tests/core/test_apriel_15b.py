@@ -151,7 +151,14 @@ def test_the_shipped_recipe_is_planned_from_a_config_without_torch(command, teac
     _, traced = start("-X", "importtime", *arguments, *options)
     assert traced.returncode == 0, traced.stderr[-500:]
     assert not TORCH & imported(traced.stderr)
-    seconds = min(start(*arguments, *options)[0] for _ in range(5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("check",), ("plan", "--json")], ids=" ".join)
+def test_the_shipped_recipe_is_planned_fast(command, teacher):
+    name, *options = command
+    arguments = ["-m", "hybridize", name, "apriel-h1-15b", "--set", f"teacher.model={teacher}"]
+    seconds = min(start(*arguments, *options)[0] for _ in range(10))
     assert seconds <= SECONDS_TO_START, f"{seconds:.2f} s"
 
 

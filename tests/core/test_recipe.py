@@ -166,6 +166,38 @@ def test_overrides_reach_list_entries_by_name_and_index(write):
     assert "# --set stages.h8.tokens=2M" in recipe.resolved()
 
 
+def test_a_weight_of_a_loss_may_change_and_differ_by_layer(write):
+    ramp = "{reverse_kl: 1, cross_entropy: {start: 1.0, end: 0}, hidden_states: {layers: {3: 2}}}"
+    recipe = load_recipe(write(), [f"distill.loss={ramp}", "stages.h8.loss={js: 0.5}"])
+    loss = recipe.stage("h4").loss
+    assert loss["reverse_kl"] == 1.0
+    assert [loss["cross_entropy"].at(share) for share in (0, 0.25, 1)] == [1.0, 0.75, 0.0]
+    assert loss["hidden_states"].at(0.5) == 1.0 and loss["hidden_states"].layers == {"3": 2.0}
+    assert recipe.stage("h8").loss == {"js": 0.5}
+    assert load_recipe(write(recipe.resolved())) == recipe
+    assert recipe.replace({"distill.loss": loss}).distill.loss == loss
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ("0", "distill.loss.js: a weight of 0 must be more than 0. Write a number above 0, or"),
+        ("much", "distill.loss.js: 'much' is no weight. Write a number above 0, or settings such"),
+        (".inf", "distill.loss.js: a weight of inf must be more than 0"),
+        ("{stop: 1}", "distill.loss.js: stop is not a setting of a weight. It has start, end, la"),
+        ("{start: -1}", "distill.loss.js: start is -1, but must be greater than or equal to 0"),
+        ("{end: soon}", "distill.loss.js: end is 'soon', but must be a valid number"),
+        ("{layers: {first: 1}}", "'first' is not the number of a layer, counted from 0"),
+        ("{layers: {0: 1}}", "js is not a loss between layers: remove its layers."),
+        ("{layers: {0: 0}}", "distill.loss.js: layers.0 is 0, but must be greater than 0"),
+    ],
+)
+def test_a_weight_that_cannot_be_is_named(write, weight, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(), [f"distill.loss={{js: {weight}}}"])
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -1,9 +1,13 @@
 """Losses from hidden states: their values, their gradients, and that chunks change nothing."""
 
+import weakref
+
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from hybridize.ops import divergence
 from hybridize.ops.divergence import (
     Head,
     Term,
@@ -109,6 +113,111 @@ def test_no_divergence_from_itself(case):
     assert sums.abs().max() < 1e-12
     (gradient_ND,) = torch.autograd.grad(total, [case["hidden_ND"]])
     assert gradient_ND.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 4, 5, 12, 13, 14])
+def test_every_valid_token_contributes(case, loss, chunk_tokens):
+    """Whatever the chunk: none is left out, at a border or after the first chunk, none is twice."""
+    assert N % chunk_tokens or chunk_tokens in (1, N), "chunks end within the last one"
+    total, _ = losses(case, [Term(loss)], chunk_tokens)
+    gradient_ND, _, _ = gradients(case, total)
+    assert gradient_ND.norm(dim=-1).min() > 1e-3
+    alone = {}
+    for token in range(N):
+        one = slice(token, token + 1)
+        part = {
+            name: value[one] if name.endswith(("hidden_ND", "targets_N")) else value
+            for name, value in case.items()
+        }
+        alone[token] = losses(part, [Term(loss)])[0].detach()
+        moved_ND = case["hidden_ND"].detach().clone()
+        moved_ND[token] += 0.1
+        changed, _ = losses({**case, "hidden_ND": moved_ND}, [Term(loss)], chunk_tokens)
+        after, _ = losses({**part, "hidden_ND": moved_ND[one]}, [Term(loss)])
+        torch.testing.assert_close(changed - total.detach(), after - alone[token])
+        assert abs(changed - total) > 1e-6
+    torch.testing.assert_close(sum(alone.values()), total.detach())
+
+
+@pytest.mark.parametrize("block_values", [1, 2 * V, 3 * V + 1, 100 * V])
+def test_blocks_within_a_chunk_change_nothing(case, monkeypatch, block_values):
+    terms = [Term(reverse_kl, 0.5, 2.0), Term(js, 0.3), Term(cross_entropy, 0.2)]
+    total, sums = losses(case, terms, 5)
+    monkeypatch.setattr(divergence, "BLOCK_VALUES", block_values)
+    again, sums_again = losses(case, terms, 5)
+    torch.testing.assert_close(sums, sums_again)
+    torch.testing.assert_close(gradients(case, total), gradients(case, again))
+
+
+def test_a_kept_graph_can_be_gone_through_again(case):
+    total, _ = losses(case, [Term(reverse_kl)], 4)
+    inputs = [case["hidden_ND"], case["weight_VD"], case["bias_V"]]
+    first = torch.autograd.grad(2 * total, inputs, retain_graph=True)
+    second = torch.autograd.grad(3 * total, inputs)
+    torch.testing.assert_close([2 * x / 3 for x in second], list(first))
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors made within it, and the most that lived at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.most, self.largest, self.seen = 0, 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.add(value.untyped_storage())
+        return result
+
+    def add(self, storage):
+        size, key = storage.nbytes(), storage._cdata
+        if key in self.seen or size == 0:
+            return
+        self.seen.add(key)
+        self.held += size
+        self.most, self.largest = max(self.most, self.held), max(self.largest, size)
+        weakref.finalize(storage, self.drop, key, size)
+
+    def drop(self, key, size):
+        self.seen.discard(key)
+        self.held -= size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tensor_of_all_logits_is_ever_made(dtype, monkeypatch):
+    """Reverse KL takes what cross entropy takes: the budget of logits counts both models."""
+    tokens, width, vocab = 1536, 8, 4096
+    monkeypatch.setattr(divergence, "CHUNK_VALUES", 2**19)
+    monkeypatch.setattr(divergence, "BLOCK_VALUES", 2**12)
+    make = torch.Generator().manual_seed(1)
+    hidden_ND = torch.randn(tokens, width, generator=make)
+    weight_VD = torch.randn(vocab, width, generator=make)
+    teacher_VD, targets_N = weight_VD + 1, torch.zeros(tokens, dtype=torch.long)
+    peaks = {}
+    for loss in (cross_entropy, reverse_kl):
+        student_ND = hidden_ND.clone().requires_grad_()
+        student_VD = weight_VD.clone().requires_grad_()
+        taught = loss is not cross_entropy
+        with Peak() as peak, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            total, _ = head_losses(
+                student_ND,
+                Head(student_VD),
+                [Term(loss)],
+                teacher_hidden_ND=hidden_ND if taught else None,
+                teacher_head=Head(teacher_VD) if taught else None,
+                targets_N=targets_N,
+            )
+            total.backward()
+        assert student_VD.grad is not None
+        assert peak.largest <= 4 * 2**19
+        peaks[loss] = peak.most
+    heads = 2 if dtype == torch.bfloat16 else 0
+    extra = heads * vocab * width
+    assert peaks[reverse_kl] <= 1.1 * peaks[cross_entropy] + extra
+    assert peaks[reverse_kl] < 4 * tokens * vocab / 8
 
 
 def test_a_frozen_head_and_evaluation_get_no_gradient(case):

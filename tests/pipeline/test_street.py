@@ -194,6 +194,7 @@ def test_a_stage_may_be_added_later(copied, recipe, tmp_path):
 
 def test_the_hours_end_and_the_run_goes_on(recipe, tmp_path, finished):
     out = tmp_path / "run"
+    run(recipe, out, until="eval/teacher")
     for step in (1, 2):
         with pytest.raises(Interrupted, match=f"stopped after step {step} of 8"):
             run(recipe, out, until="h1", max_hours=0)
@@ -204,6 +205,7 @@ def test_the_hours_end_and_the_run_goes_on(recipe, tmp_path, finished):
 
 
 def test_a_begun_node_is_stale_when_its_recipe_changes(recipe, tmp_path):
+    run(recipe, tmp_path / "run", until="eval/teacher")
     with pytest.raises(Interrupted):
         run(recipe, tmp_path / "run", until="h1", max_hours=0)
     with pytest.raises(RunError, match=r"(?s)h1 is stale.*stages.h1.tokens: 2048 -> 1024"):

@@ -11,6 +11,7 @@ from hybridize.core.artifacts import read_jsonl
 from hybridize.core.errors import Interrupted, RecipeError, RunError
 from hybridize.training.data import TaskRows
 from hybridize.training.loop import fit
+from hybridize.training.metrics import format_record
 from hybridize.training.objectives import Distillation, LossSum, NextToken
 from hybridize.training.optim import OptimizerSettings, ScheduleSettings
 from hybridize.training.settings import FitSettings, Heldout
@@ -183,9 +184,10 @@ def test_a_signal_ends_the_run_after_its_step(tmp_path, number):
 
     handler = signal.getsignal(number)
     model = TinyModel(1)
-    with pytest.raises(Interrupted, match="after step 2 of 6, 64 of 192 tokens"):
+    with pytest.raises(Interrupted, match="after step 2 of 6, 64 of 192 tokens") as raised:
         fit(model, NextToken(), RandomRows(), settings(), tmp_path, progress=interrupt)
     assert signal.getsignal(number) == handler
+    assert raised.value.exit_code == 128 + number
     state = json.loads((tmp_path / "checkpoint/step-00000002/state.json").read_text())
     assert state["step"] == 2
 
@@ -232,6 +234,63 @@ def test_a_number_that_is_none_stops_before_it_does_harm(tmp_path, gradient_only
     assert state["step"] == 2
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert len(list(read_jsonl(tmp_path / "metrics.jsonl"))) == 2
+
+
+class PoisonedTwice(Poisoned):
+    """Rows 105 and 108 are bad: the third step, and the fifth."""
+
+    def __call__(self, model, rows):
+        self.row = rows.first_row if rows.first_row in (105, 108) else None
+        return super().__call__(model, rows)
+
+
+@pytest.mark.parametrize("gradient_only", [False, True])
+def test_bad_steps_are_left_out_and_logged_and_resume_stays_exact(tmp_path, gradient_only):
+    options = settings(first_row=100, skip_bad_batches=2)
+
+    def run(model, out, **extra):
+        return fit(model, PoisonedTwice(0, gradient_only), RandomRows(), options, out, **extra)
+
+    whole, broken = TinyModel(1, dropout=0.1), TinyModel(1, dropout=0.1)
+    records = []
+    expected = run(whole, tmp_path / "whole", progress=records.append)
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        run(TinyModel(1, dropout=0.1), tmp_path / "broken", stop=lambda: next(asked))
+    result = run(broken, tmp_path / "broken")
+    assert_same(weights(whole), weights(broken))
+    assert result.loss == expected.loss and expected.steps == 6
+    lines = list(read_jsonl(tmp_path / "broken" / "metrics.jsonl"))
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 4, 6]
+    because, rows = ("the gradient", [104, 105]) if gradient_only else ("the loss", [105, 105])
+    assert lines[2]["left_out"] == {"because": because, "rows": rows}
+    assert not {"loss", "parts", "grad_norm"} & lines[2].keys()
+    assert format_record("h1", records[2]).endswith(
+        f"left out: {because} is not finite, rows {rows[0]} to {rows[1]}"
+    )
+
+
+def test_one_bad_step_too_many_stops_and_may_be_allowed_afterwards(tmp_path):
+    def run(most):
+        options = settings(first_row=100, checkpoint_every=1, skip_bad_batches=most)
+        return fit(TinyModel(1), PoisonedTwice(0), RandomRows(), options, tmp_path)
+
+    with pytest.raises(
+        RunError, match=r"step 5: .*rows 108 to 108.*skip_bad_batches, at present 1"
+    ):
+        run(1)
+    assert run(2).steps == 6
+
+
+class AllBad(NextToken):
+    def __call__(self, model, rows):
+        loss = super().__call__(model, rows)
+        return LossSum(loss.total * float("nan"), loss.count, loss.parts)
+
+
+def test_a_run_of_bad_steps_alone_stops():
+    with pytest.raises(RunError, match="step 6: the loss is not finite"):
+        fit(TinyModel(), AllBad(), RandomRows(), settings(skip_bad_batches=99))
 
 
 def test_a_heldout_loss_that_is_none_stops_too():

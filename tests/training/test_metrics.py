@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
 
 def test_the_line_has_units():
     assert format_record("h8", record(412)) == (
-        "h8  step 412/586  211M/300M tok  rkl 0.2143  lr 2.7e-04  grad 0.83  41.2k tok/s  "
+        "h8  step 412/586  211M/300M tok  rkl 0.2143 nats  lr 2.7e-04  grad 0.83  41.2k tok/s  "
         "62.1 GiB  eta 36 m"
     )
 

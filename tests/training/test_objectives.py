@@ -4,9 +4,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hybridize.core.errors import ModelError, RecipeError
+from hybridize.core.errors import Interrupted, ModelError, RecipeError
+from hybridize.core.loss_weights import LossWeight
+from hybridize.surgery.apply import convert
 from hybridize.training.data import batch
-from hybridize.training.objectives import Distillation, NextToken, measure
+from hybridize.training.distributed import prepared_layers
+from hybridize.training.loop import fit
+from hybridize.training.objectives import Distillation, NextToken, at_share, measure
+from hybridize.training.settings import FitSettings
+from hybridize.training.states import hidden_states, mixer_outputs, watched
+from tests.tiny import as_student, tiny_teacher
 from tests.training.tiny import RandomRows, TinyModel
 
 
@@ -124,6 +131,155 @@ def test_a_loss_may_be_a_place_outside_the_package():
     place = "tests.training.test_objectives:plugin"
     loss = Distillation(TinyModel(2), {place: 1.0})(TinyModel(1), batch(RandomRows(), 0, 1))
     assert loss.parts[place] > 0
+
+
+def test_every_counted_token_contributes_and_no_other():
+    """By name: each token whose next token counts moves the loss, and each other does not."""
+    student, teacher, rows = TinyModel(1), TinyModel(2), batch(RandomRows(), 0, 3)
+    weights = {"reverse_kl": 1.0, "cross_entropy": 0.5, "hidden_states": 1.0}
+    counted = set(rows.predicting_N.tolist())
+    for chunk_tokens in (1, 4, 7, 1000):
+        kept = {}
+        hidden = student.hidden
+
+        def keep(*inputs, hidden=hidden, kept=kept, **named):
+            kept["states"] = hidden(*inputs, **named).detach().requires_grad_()
+            return kept["states"]
+
+        student.hidden = keep
+        loss = Distillation(teacher, weights, chunk_tokens=chunk_tokens)(student, rows)
+        del student.hidden
+        (gradient_BTD,) = torch.autograd.grad(loss.total, kept["states"])
+        sizes = gradient_BTD.flatten(0, 1).norm(dim=-1)
+        assert {token for token, size in enumerate(sizes.tolist()) if size > 0} == counted
+        assert loss.count == len(counted) > 10
+
+
+def test_a_weight_goes_from_start_to_end_in_a_straight_line():
+    student, teacher, rows = TinyModel(1), TinyModel(2), batch(RandomRows(), 0, 2)
+    ramp = LossWeight(start=1.0, end=0.0)
+    objective = Distillation(teacher, {"reverse_kl": 1.0, "cross_entropy": ramp})
+    for share in (0.0, 0.25, 1.0):
+        loss = at_share(objective, share)(student, rows)
+        wanted = loss.parts["reverse_kl"] + (1 - share) * loss.parts["cross_entropy"]
+        torch.testing.assert_close(loss.total.detach(), wanted)
+    assert objective.identity["loss"]["cross_entropy"]["end"] == 0.0
+    assert at_share(NextToken, 0.5) is NextToken
+
+
+def test_fit_moves_the_weights_by_tokens_and_resumes_exactly(tmp_path):
+    teacher, source = TinyModel(2), RandomRows()
+    settings = FitSettings(tokens=16 * 8, tokens_per_step=32)
+    ramp = {"reverse_kl": LossWeight(start=0.0, end=1.0), "cross_entropy": LossWeight(end=0.0)}
+    seen = []
+
+    def run(out, stop=None):
+        model = TinyModel(1)
+        objective = Distillation(teacher, ramp)
+        fit(model, objective, source, settings, out, progress=seen.append, stop=stop)
+        return model.state_dict()
+
+    whole = run(tmp_path / "whole")
+    for record, share in zip(seen, (0, 0.25, 0.5, 0.75), strict=True):
+        parts = record.parts
+        wanted = share * parts["reverse_kl"] + (1 - share) * parts["cross_entropy"]
+        assert record.loss == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", stop=lambda: len(seen) >= 6)
+    torch.testing.assert_close(run(tmp_path / "cut"), whole, rtol=0, atol=0)
+
+
+def relative(student_ND, teacher_ND):
+    return ((student_ND - teacher_ND).square().sum(-1) / teacher_ND.square().sum(-1)).sum()
+
+
+def hybrids():
+    teacher = as_student(tiny_teacher())
+    student = convert(teacher, teacher.layout.convert([1, 2], to="mamba2"), seed=3)
+    return student, teacher
+
+
+@pytest.mark.parametrize("layers", [None, {1: 0.5, 3: 2.0}])
+@pytest.mark.parametrize("name", ["hidden_states", "mixer_outputs"])
+def test_losses_of_layers_are_weighted_relative_errors_of_counted_tokens(name, layers):
+    student, teacher = hybrids()
+    rows = batch(RandomRows(vocab=64), 0, 2)
+    weight = LossWeight(start=0.3, layers=layers)
+    loss = Distillation(teacher, {name: weight})(student, rows)
+    found = [collect(model, name, rows) for model in (student, teacher)]
+    weights = layers or dict.fromkeys(range(4), 0.25)
+    wanted = sum(weights[layer] * relative(found[0][layer], found[1][layer]) for layer in weights)
+    torch.testing.assert_close(loss.parts[name], wanted.detach())
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    got = torch.autograd.grad(loss.total, parameters, allow_unused=True)
+    expected = torch.autograd.grad(0.3 * wanted, parameters, allow_unused=True)
+    torch.testing.assert_close(got, expected)
+    same = Distillation(teacher, {name: 1.0})(teacher, rows)
+    assert same.total == 0 and loss.total > 0
+
+
+def collect(model, name, rows):
+    """Run layer by layer, by hand; mixer outputs from the sublayers' own inputs."""
+    states = []
+    embedded_BTD = model.model.embed_tokens(rows.input_ids_BT)
+    ctx = model.make_context(embedded_BTD, segments_BT=rows.segments_BT)
+    for layer in model.model.layers:
+        mixed_BTD = layer.mix(layer.normalize(embedded_BTD, layer.norms.before_mixer), ctx)
+        embedded_BTD = layer(embedded_BTD, ctx)
+        states.append(mixed_BTD if name == "mixer_outputs" else embedded_BTD)
+    return [state_BTD.flatten(0, 1)[rows.predicting_N] for state_BTD in states]
+
+
+@pytest.mark.parametrize("name", ["hidden_states", "mixer_outputs"])
+def test_layers_computed_again_give_the_same_gradients(name):
+    student, teacher = hybrids()
+    rows = batch(RandomRows(vocab=64), 0, 2)
+    objective = Distillation(teacher, {name: 1.0, "reverse_kl": 1.0})
+    gradients = []
+    for recompute in (False, True):
+        student.zero_grad()
+        with prepared_layers(student, recompute=recompute, compiled=False):
+            objective(student.train(), rows).total.backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in student.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_what_is_kept_of_layers_is_as_small_as_the_page_says():
+    """Of a frozen model only counted tokens, and nothing is left watched afterwards."""
+    _, teacher = hybrids()
+    rows = batch(RandomRows(vocab=64), 0, 2)
+    losses = {"hidden_states": hidden_states, "mixer_outputs": mixer_outputs}
+    layers = dict.fromkeys(losses, (0, 2))
+    with torch.no_grad(), watched(teacher, losses, layers, rows.predicting_N) as states:
+        teacher.hidden(rows.input_ids_BT, rows.segments_BT)
+    shapes = {state.shape for state in states._kept.values()}
+    assert len(states._kept) == 4
+    assert shapes == {(len(rows.predicting_N), teacher.config.hidden_size)}
+    for layer in teacher.model.layers:
+        assert not layer._forward_hooks and "mix" not in vars(layer)
+
+
+def test_losses_of_layers_that_cannot_be_are_refused_in_words():
+    _, teacher = hybrids()
+    rows = batch(RandomRows(vocab=64), 0, 1)
+    with pytest.raises(RecipeError, match="there is no layer 7; layers are 0 to 3"):
+        Distillation(teacher, {"hidden_states": LossWeight(layers={7: 1.0})})
+    with pytest.raises(RecipeError, match="js is not one between layers: remove its layers"):
+        Distillation(teacher, {"js": LossWeight(layers={0: 1.0})})
+    with pytest.raises(ModelError, match="no `mix`"):
+        Distillation(TinyModel(), {"mixer_outputs": 1.0})(TinyModel(1), rows)
+    with pytest.raises(ModelError, match="layer 0: the student's states have 10 values"):
+        Distillation(TinyModel(), {"hidden_states": 1.0})(TinyModel(1, width=10), rows)
+    with pytest.raises(ModelError, match="there is no layer 1; layers are 0 to 0"):
+        Distillation(TinyModel(), {"hidden_states": 1.0})(TinyModel(1, layers=1), rows)
+
+
+def test_heads_that_are_cut_keep_their_divisor():
+    rows = batch(RandomRows(vocab=20), 0, 2)
+    padded, teacher = TinyModel(1, vocab=23), TinyModel(2, vocab=20)
+    plain = Distillation(teacher)(padded, rows)
+    padded.lm_head.divisor = teacher.lm_head.divisor = 4.0
+    assert Distillation(teacher)(padded, rows).total < plain.total / 4
 
 
 def test_errors_say_what_to_do():

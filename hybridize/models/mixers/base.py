@@ -77,6 +77,19 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def is_decoding(hidden_BTD: Tensor, ctx: MixerContext) -> bool:
+    """Tell whether one token goes on from a cache on a CPU, with no gradient to come.
+
+    There, calls cost more than what they compute, so that a mixer takes as few as it can.
+    """
+    return (
+        hidden_BTD.shape[1] == 1
+        and ctx.cache is not None
+        and hidden_BTD.device.type == "cpu"
+        and not torch.is_grad_enabled()
+    )
+
+
 class Identity(Mixer):
     """A mixer that adds nothing to the residual stream, so that the layer keeps only its MLP."""
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError
-from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
+from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, is_decoding, widen
 from hybridize.models.mixers.mamba2 import STEP_SHARE, get_slow_decay
-from hybridize.ops import causal_conv, gated_delta_rule
+from hybridize.ops import causal_conv, gated_delta_rule, gated_delta_step
 
 SMALL_TAP = 0.1
 """Taps over queries and keys at the start. SiLU is nearly linear there, so that with the length
@@ -81,6 +81,8 @@ class GatedDelta(Mixer):
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Mix the tokens of each document; see `Mixer.forward`."""
+        if is_decoding(hidden_BTD, ctx):
+            return self.out_proj(self._step(hidden_BTD, ctx))
         state = {} if ctx.cache is None else ctx.cache.get_state(self.layer)
         qkv_BTX, conv_state = causal_conv(
             self.in_proj_qkv(hidden_BTD),
@@ -106,6 +108,26 @@ class GatedDelta(Mixer):
             state.update(conv=conv_state.contiguous(), delta=delta_state)
         z_BTHP = self.in_proj_z(hidden_BTD).unflatten(-1, (self.num_heads, self.head_dim))
         return self.out_proj(self.norm(y_BTHP, z_BTHP).flatten(2))
+
+    def _step(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
+        """Take in one token of each row and update the states, which are the cache's own."""
+        assert ctx.cache is not None
+        state, segments_BT = ctx.cache.get_state(self.layer), ctx.segments_BT
+        hidden_BD = hidden_BTD[:, 0]
+        y_BE, conv_state, delta_state = gated_delta_step(
+            *(self.in_proj_qkv(hidden_BD), self.in_proj_z(hidden_BD)),
+            *(self.in_proj_b(hidden_BD), self.in_proj_a(hidden_BD)),
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            *(self.dt_bias, self.A_log, self.norm.weight),
+            eps=self.norm.eps,
+            length_eps=LENGTH_EPS,
+            segments_B=None if segments_BT is None else segments_BT[:, 0],
+            conv_state_BXW=state.get("conv"),
+            delta_state_BHPN=state.get("delta"),
+        )
+        state.update(conv=conv_state, delta=delta_state)
+        return y_BE[:, None]
 
     def _scale(self, values_BTF: Tensor) -> Tensor:
         """Give the queries or keys of each head length 1, in float32."""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError
-from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
-from hybridize.ops import causal_conv, selective_scan
+from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, is_decoding, widen
+from hybridize.ops import causal_conv, mamba1_step, selective_scan
 
 SMALLEST_STEP, LARGEST_STEP = 1e-3, 1e-1
 _TIMES = {"never": 0, "once": 1, "twice": 2}
@@ -84,7 +84,7 @@ class Mamba1(Mixer):
         self.reset()
 
     def _check_groups(self) -> None:
-        block = self.state_size if self.repeat == "state" else self.shape.head_dim
+        block = self._block
         if self.inner_size % self.xb_size or self.xb_size % block:
             raise ModelError(
                 f"mixer mamba1: {self.xb_size} values and keys in groups of {block} cannot be "
@@ -98,6 +98,8 @@ class Mamba1(Mixer):
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Mix the tokens of each document; see `Mixer.forward`."""
+        if is_decoding(hidden_BTD, ctx):
+            return self.out_proj(self._step(hidden_BTD, ctx))
         sizes = [self.inner_size, self.xb_size, self.xb_size, self.inner_size]
         z_BTE, x_BTX, B_BTX, C_BTE = self.in_proj(hidden_BTD).split(sizes, dim=-1)
         # The bias is float32 also in a bfloat16 model, so it is added after the product.
@@ -127,11 +129,37 @@ class Mamba1(Mixer):
             state.update(conv=conv_state.contiguous(), scan=scan_state)
         return self.out_proj(y_BTE * F.silu(z_BTE))
 
+    def _step(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
+        """Take in one token of each row and update the states, which are the cache's own."""
+        assert ctx.cache is not None
+        state, segments_BT = ctx.cache.get_state(self.layer), ctx.segments_BT
+        hidden_BD = hidden_BTD[:, 0]
+        dt_bias_E: Tensor | None = self.dt_proj.bias
+        if dt_bias_E is not None and _TIMES[self.dt_bias] > 1:
+            dt_bias_E = _TIMES[self.dt_bias] * widen(dt_bias_E)
+        y_BE, conv_state, scan_state = mamba1_step(
+            self.in_proj(hidden_BD),
+            F.linear(self.dt_in_proj(hidden_BD), self.dt_proj.weight),
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            *(dt_bias_E, self.A_log, self.D),
+            block=self._block,
+            segments_B=None if segments_BT is None else segments_BT[:, 0],
+            conv_state_BEW=state.get("conv"),
+            scan_state_BEN=state.get("scan"),
+        )
+        state.update(conv=conv_state, scan=scan_state)
+        return y_BE[:, None]
+
+    @property
+    def _block(self) -> int:
+        """Channels of values and keys that are repeated as one."""
+        return self.state_size if self.repeat == "state" else self.shape.head_dim
+
     def _share(self, values_BTX: Tensor) -> Tensor:
         """Repeat what the key-value heads project over the query heads, (B, T, E)."""
-        share = self.inner_size // self.xb_size
-        block = self.state_size if self.repeat == "state" else self.shape.head_dim
-        return values_BTX.unflatten(-1, (-1, block)).repeat_interleave(share, dim=2).flatten(2)
+        blocks_BTSK = values_BTX.unflatten(-1, (-1, self._block))
+        return blocks_BTSK.repeat_interleave(self.inner_size // self.xb_size, dim=2).flatten(2)
 
     def gate_rows(self) -> Tensor:
         """Return the rows (E, D) that project the gate z; writing to them changes the mixer."""

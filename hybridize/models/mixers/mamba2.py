@@ -1,7 +1,8 @@
 """Mamba2: a mixer of the form of Mamba-2 with one norm per group, as GraniteMoeHybrid has it.
 
 Legend: B batch, T tokens, D model width, H heads, P channels per head, G groups of heads that share
-B and C, N state size, E = H P inner width, X = E + 2 G N convolved channels, W convolution width.
+B and C, N state size, E = H P inner width, X = E + 2 G N convolved channels, W convolution width,
+I = E + X + H projected values.
 
 Paper symbols (Dao and Gu 2024, arXiv 2405.21060): x values, B keys, C queries, z gate, dt step
 size, A decay rate.
@@ -14,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError
-from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, widen
-from hybridize.ops import causal_conv, gated_norm, ssd
+from hybridize.models.mixers.base import Mixer, MixerContext, MixerShape, is_decoding, widen
+from hybridize.ops import causal_conv, gated_norm, mamba2_step, ssd
 
 SHORTEST_MEMORY, LONGEST_MEMORY = 4.0, 4096.0
 """Range over the heads, at the start, of the tokens after which a write has decayed to 1/e."""
@@ -67,8 +68,11 @@ class Mamba2(Mixer):
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Mix the tokens of each document; see `Mixer.forward`."""
+        projected_BTI = self.in_proj(hidden_BTD)
+        if is_decoding(hidden_BTD, ctx):
+            return self.out_proj(self._step(projected_BTI, ctx))
         sizes = [self.inner_size, self.conv_size, self.num_heads]
-        z_BTE, xBC_BTX, dt_BTH = self.in_proj(hidden_BTD).split(sizes, dim=-1)
+        z_BTE, xBC_BTX, dt_BTH = projected_BTI.split(sizes, dim=-1)
         state = {} if ctx.cache is None else ctx.cache.get_state(self.layer)
 
         xBC_BTX, conv_state = causal_conv(
@@ -94,6 +98,24 @@ class Mamba2(Mixer):
         if ctx.cache is not None:
             state.update(conv=conv_state.contiguous(), ssd=ssd_state)
         return self.out_proj(self.norm(y_BTHP.flatten(2), z_BTE))
+
+    def _step(self, projected_BTI: Tensor, ctx: MixerContext) -> Tensor:
+        """Take in one token of each row and update the states, which are the cache's own."""
+        assert ctx.cache is not None
+        state, segments_BT = ctx.cache.get_state(self.layer), ctx.segments_BT
+        y_BE, conv_state, ssd_state = mamba2_step(
+            projected_BTI[:, 0],
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            *(self.dt_bias, self.A_log, self.D, self.norm.weight),
+            num_groups=self.num_groups,
+            eps=self.norm.eps,
+            segments_B=None if segments_BT is None else segments_BT[:, 0],
+            conv_state_BXW=state.get("conv"),
+            ssd_state_BHPN=state.get("ssd"),
+        )
+        state.update(conv=conv_state, ssd=ssd_state)
+        return y_BE[:, None]
 
     def gate_rows(self) -> Tensor:
         """Return the rows (E, D) that project the gate z; writing to them changes the mixer."""

@@ -68,7 +68,9 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_BTD, _, _, B_BTGN, _, D_D, _, state_BND = ctx.saved_tensors
+        # Activation checkpointing gives saved tensors out once.
+        inputs = ctx.saved_tensors
+        x_BTD, _, _, B_BTGN, _, D_D, _, state_BND = inputs
         grad_x_BTD, grad_dt_BTD = x_BTD.new_empty(2, *x_BTD.shape).unbind()
         grad_A_BND, grad_state_BND = x_BTD.new_empty(2, *state_BND.shape).unbind()
         num_slabs = _count_slabs(x_BTD, B_BTGN)
@@ -78,7 +80,7 @@ class _Scan(torch.autograd.Function):
             KERNEL,
             "backward",
             x_BTD.dtype,
-            *_list_inputs(*ctx.saved_tensors),
+            *_list_inputs(*inputs),
             *(None, None),
             *(grad.contiguous() for grad in grads),
             *(grad_x_BTD, grad_dt_BTD, grad_A_BND, grad_B_SBTGN, grad_C_SBTGN),

@@ -65,7 +65,9 @@ class _Ssd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_BTHP, dt_BTH, _, B_BTGN, _, D_H, _, state_BHPN = ctx.saved_tensors
+        # Activation checkpointing gives saved tensors out once.
+        inputs = ctx.saved_tensors
+        x_BTHP, dt_BTH, _, B_BTGN, _, D_H, _, state_BHPN = inputs
         grad_x_BTHP, grad_dt_BTH = x_BTHP.new_empty(x_BTHP.shape), x_BTHP.new_empty(dt_BTH.shape)
         grad_A_BH, grad_D_BH = x_BTHP.new_empty(2, x_BTHP.shape[0], x_BTHP.shape[2]).unbind()
         grad_B_BTGN, grad_C_BTGN = x_BTHP.new_empty(2, *B_BTGN.shape).unbind()
@@ -74,7 +76,7 @@ class _Ssd(torch.autograd.Function):
             KERNEL,
             "backward",
             x_BTHP.dtype,
-            *_list_inputs(*ctx.saved_tensors),
+            *_list_inputs(*inputs),
             *(None, None),
             *(grad.contiguous() for grad in grads),
             *(grad_x_BTHP, grad_dt_BTH, grad_A_BH, grad_B_BTGN, grad_C_BTGN),
