@@ -105,6 +105,23 @@ def test_padding_does_not_count_and_prompts_do(teacher):
     assert_close(loss(candidates, other).total, loss(candidates, rows).total, 1e-5)
 
 
+def test_the_teacher_runs_once_a_batch_for_all_layers_and_only_mixers_train(teacher, tmp_path):
+    training = replace(TRAINING, tokens=3 * 256, rows_per_microbatch=1)
+    num_batches = 3 * 256 // task_rows().sequence_length
+    ran = []
+    hooks = [
+        block.mlp.register_forward_hook(lambda *_, n=n: ran.append(n))
+        for n, block in enumerate(teacher.network.model.layers)
+    ]
+    _, fitted = align.run(teacher, task_rows(), replace(SETTINGS, training=training), tmp_path)
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, 1, 2, 3] * num_batches
+    student = convert(teacher.network, Layout.parse("MMMM"))
+    mixers = (layer.mixer for layer in student.model.layers)
+    assert fitted.trainable == sum(p.numel() for mixer in mixers for p in mixer.parameters())
+
+
 @pytest.mark.parametrize("layer", [0, 3])
 def test_a_layer_alone_gets_the_same_weights(teacher, aligned, tmp_path, layer):
     settings = replace(SETTINGS, layers=(layer,))
