@@ -203,12 +203,11 @@ def convert(  # noqa: PLR0913  each is an option
 def _choose_start(recipe: "Recipe", aligned: Path | None) -> tuple[str, dict[str, Any]]:
     """Return the kind of the mixers of a conversion, and how they start."""
     from hybridize.core.errors import RecipeError
-    from hybridize.surgery.aligned import AlignedMixers
+    from hybridize.pipeline.align import start_from
 
     mixer = recipe.mixer
     if aligned is not None:
-        made = AlignedMixers.read(aligned)
-        return made.kind, {"init": "aligned", "options": made.options, "aligned": made.folder}
+        return start_from(aligned)
     if mixer.init == "aligned":
         raise RecipeError(
             "convert: mixer.init is aligned. Name the folder of the mixers with --aligned."

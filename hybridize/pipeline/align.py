@@ -91,6 +91,16 @@ def align_as_asked(
     )
 
 
+def start_from(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the kind of the mixers in a folder, and how a conversion starts from them.
+
+    Raises:
+        ModelError: it holds no aligned mixers.
+    """
+    made = AlignedMixers.read(folder)
+    return made.kind, {"init": "aligned", "options": made.options, "aligned": made.folder}
+
+
 def align_node(actions: "Actions", node: "Node") -> dict[str, Any]:
     """Do the stop `align` of a run; return the values of its `result.json`."""
     recipe = actions.recipe

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hybridize.core.artifacts import plain, read_json, write_json
 from hybridize.core.errors import MachineError, ModelError
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
+from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers import Mixer
 
 CONTENTS = "aligned.json"
@@ -122,17 +122,17 @@ class AlignedMixers:
             ) from error
         return tensor
 
-    def check(self, config: HybridConfig, layers: Sequence[int]) -> None:
+    def check(self, student: HybridForCausalLM, layers: Sequence[int]) -> None:
         """Check that the mixers of some layers of a student were aligned as it has them.
 
         Raises:
             ModelError: another kind, other options, or a layer that is not there.
         """
         for layer in layers:
-            kind = config.mixers[layer]
+            kind = student.layout.mixers[layer]
             if kind == "attention":
                 continue
-            options = config.mixer_options.get(kind, {})
+            options = student.config.mixer_options.get(kind, {})
             if kind != self.kind or plain(options) != plain(self.options):
                 raise ModelError(
                     f"layer {layer} becomes {kind} {dict(options)}, but {self.folder} holds "
@@ -150,24 +150,28 @@ class AlignedMixers:
 
 
 def take_aligned(
-    init: str, aligned: AlignedMixers | None, student: HybridForCausalLM, layers: Sequence[int]
+    init: str, folder: Path | None, student: HybridForCausalLM, layers: Sequence[int]
 ) -> Callable[[str], Tensor]:
     """Return what reads the aligned tensors of a conversion, checked; nothing is read yet.
 
     Args:
+        folder: of the mixers, which is not looked at for another init.
         student: the student to be made, whose values are not read.
         layers: the layers that are converted.
 
     Raises:
         ModelError: init is "aligned", and the mixers are not there or do not fit.
     """
-    if init == "aligned":
-        if aligned is None:
-            raise ModelError(
-                "init aligned needs mixers that were aligned before. "
-                "Name their folder, or use init: from_attention."
-            )
-        aligned.check(student.config, layers)
+    if init != "aligned":
+        folder = None
+    elif folder is None:
+        raise ModelError(
+            "init aligned needs mixers that were aligned before. "
+            "Name their folder, or use init: from_attention."
+        )
+    aligned = None if folder is None else AlignedMixers.read(folder)
+    if aligned is not None:
+        aligned.check(student, layers)
 
     def take(name: str) -> Tensor:
         assert aligned is not None, "only a map of init aligned asks"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from hybridize.core.layout import Layout
 from hybridize.models.families import find_family
 from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
 from hybridize.models.mixers import Mixer
-from hybridize.surgery.aligned import AlignedMixers, take_aligned
+from hybridize.surgery.aligned import take_aligned
 from hybridize.surgery.from_attention import Entries, map_mixer
 from hybridize.surgery.nodes import Copy, Shape
 from hybridize.surgery.weight_map import WeightMap
@@ -26,7 +27,7 @@ def convert(
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
     source: HybridForCausalLM | None = None,
-    aligned: AlignedMixers | None = None,
+    aligned: Path | None = None,
 ) -> HybridForCausalLM:
     """Return a new model in which the layers whose mixer differs from `layout` are converted.
 
@@ -39,7 +40,7 @@ def convert(
             the kind already.
         seed: of what is drawn; a layer draws the same values whichever others are converted.
         source: the teacher, whose attention is read; None is `model` itself.
-        aligned: the mixers of init "aligned".
+        aligned: folder of the mixers of init "aligned".
 
     Raises:
         ModelError: the layout does not fit the model, a mixer does not fit its attention, or no

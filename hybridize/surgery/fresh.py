@@ -9,7 +9,6 @@ from torch import Tensor
 
 from hybridize.core.layout import Layout
 from hybridize.models.hybrid import HybridForCausalLM
-from hybridize.surgery.aligned import AlignedMixers
 from hybridize.surgery.apply import convert
 from hybridize.surgery.calibrate import calibrate, list_gated
 
@@ -55,7 +54,7 @@ def convert_fresh(
         options=settings.options,
         seed=settings.seed,
         source=source,
-        aligned=settings.aligned and AlignedMixers.read(settings.aligned),
+        aligned=settings.aligned,
     )
     if calibration is not None and settings.init != "aligned":
         tokens_BT, segments_BT = calibration

@@ -23,7 +23,7 @@ from hybridize.models.folders import build_outline, find_folder, read_contents
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import find_tensors
 from hybridize.models.mixers import Mixer
-from hybridize.surgery.aligned import AlignedMixers, take_aligned
+from hybridize.surgery.aligned import take_aligned
 from hybridize.surgery.apply import draw_mixer, list_float32, prepare
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.surgery.nodes import Copy, Fetch, Shape
@@ -99,12 +99,9 @@ def _fetch_from(
     layers: Sequence[int],
 ) -> Fetch:
     """Return what gives a tensor of any origin; `layers` are those that are converted."""
-    folder = settings.aligned
     read: dict[str, Callable[[str], Tensor]] = {
         "init": _Drawn(student, settings.seed),
-        "aligned": take_aligned(
-            settings.init, folder and AlignedMixers.read(folder), student, layers
-        ),
+        "aligned": take_aligned(settings.init, settings.aligned, student, layers),
         **{name: origin.read for name, origin in origins.items()},
     }
     return lambda origin, name: read[origin](name)

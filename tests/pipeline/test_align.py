@@ -30,6 +30,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("aligned") / "run"
+    run(recipe, out, until="importance/leave_one_out")
     with pytest.raises(Interrupted, match="stopped after step 1 of 4"):
         run(recipe, out, until="align", max_hours=0)
     assert open_street(load_recipe(recipe), out).states()["align"].kind == "begun"
