@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "models": {"models", "core", "ops"},
     "engines": {"engines", "core"},
     "exports": {"exports", "core", "models", "engines"},
+    "vllm_plugin": {"vllm_plugin", "core", "ops"},
     "surgery": {"surgery", "core", "models"},
     "training": {"training", "core", "ops", "tasks"},
     "evaluation": {"evaluation", "core", "models", "tasks"},
