@@ -48,6 +48,8 @@ def _read(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
         found = translate(config, None, "config.json")
         return found.teacher, found.mixers
     teacher = config["teacher"]
+    if not isinstance(teacher, Mapping):
+        raise ModelError("teacher is no mapping of values. Copy the config.json of a student.")
     return teacher, config.get("mixers") or ["attention"] * int(teacher["num_hidden_layers"])
 
 
