@@ -6,7 +6,7 @@ ways to be nearly right are silent (a norm over the wrong width, a head width th
 `hybridize.exports` writes; this file decides, from config.json alone and without torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,8 +202,12 @@ def check_fit(config: Config, format: str) -> list[str]:
     return reasons + _check_gated_delta(student)
 
 
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
 def _tell_mixers(student: Student) -> str:
-    kinds = ", ".join(student.converted)
+    kinds = _list(student.converted)
     if len(student.converted) > 1:
         return (
             f"its layers are {kinds}, and no class of transformers has them together: convert to "
@@ -223,7 +227,7 @@ def _check_teacher(student: Student, target: Target, name: str) -> list[str]:
         near = "gated_delta" if shape.family == "qwen3" else None
         reasons.append(
             f"its teacher is of the family {shape.family}, and {target.class_name} holds "
-            f"{", ".join(target.teachers)}: "
+            f"{_list(target.teachers)}: "
             + (f"convert to {near}, or use" if near else "use")
             + " --format hybridize"
         )
@@ -251,7 +255,7 @@ def _check_rope(student: Student, target: Target) -> list[str]:
         return []
     told = kind if kind not in target.ropes else "on part of a head"
     return [
-        f"its rotary positions are {told}, and only {", ".join(target.ropes)} on whole heads were "
+        f"its rotary positions are {told}, and only {_list(target.ropes)} on whole heads were "
         f"found exact in {target.class_name}: use --format hybridize"
     ]
 
