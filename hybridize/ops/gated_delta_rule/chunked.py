@@ -13,9 +13,9 @@ section 3.3).
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hybridize.ops.chunks import cut, get_decays
 from hybridize.ops.segments import find_starts, get_compute_dtype
 
 CHUNK = 64
@@ -43,9 +43,9 @@ def gated_delta_rule_chunked(
         g_BTH, beta_BTH = g_BTH.masked_fill(padding_BT1, 0), beta_BTH.masked_fill(padding_BT1, 0)
         document_BT = find_starts(segments_BT).long().cumsum(dim=1)
 
-    log_BKHL = _cut(g_BTH[..., None], chunk)[..., 0].cumsum(-1)
-    decay_BKHLS, read_BKHL, write_BKHL = _get_decays(log_BKHL, document_BT, chunk)
-    q_BKHLN, k_BKHLN = _cut(q_BTGN, chunk).to(dtype), _cut(k_BTGN, chunk).to(dtype)
+    log_BKHL = cut(g_BTH[..., None], chunk)[..., 0].cumsum(-1)
+    decay_BKHLS, read_BKHL, write_BKHL = get_decays(log_BKHL, document_BT, chunk)
+    q_BKHLN, k_BKHLN = cut(q_BTGN, chunk).to(dtype), cut(k_BTGN, chunk).to(dtype)
     alike_BKHLS = k_BKHLN @ k_BKHLN.transpose(-1, -2)
     scores_BKHLS = q_BKHLN @ k_BKHLN.transpose(-1, -2)
     heads_per_group = num_heads // k_BTGN.shape[2]
@@ -55,10 +55,10 @@ def gated_delta_rule_chunked(
             for values in (alike_BKHLS, scores_BKHLS, q_BKHLN, k_BKHLN)
         )
 
-    beta_BKHL1 = _cut(beta_BTH[..., None], chunk)
+    beta_BKHL1 = cut(beta_BTH[..., None], chunk)
     inverse_BKHLS = _InvertUnitLower.apply(alike_BKHLS * decay_BKHLS * beta_BKHL1)
     inverse_BKHLS = inverse_BKHLS * beta_BKHL1.transpose(-1, -2)
-    wanted_BKHLP = inverse_BKHLS @ _cut(v_BTHP, chunk).to(dtype)
+    wanted_BKHLP = inverse_BKHLS @ cut(v_BTHP, chunk).to(dtype)
     asked_BKHLN = inverse_BKHLS @ (k_BKHLN * read_BKHL[..., None])
     if state_BHPN is None:
         state_BHPN = v_BTHP.new_zeros(num_rows, num_heads, num_channels, k_BTGN.shape[-1])
@@ -152,35 +152,3 @@ class _Carry(torch.autograd.Function):
             (after_BKHPN * before_BKHPN).sum((-1, -2)),
             grad_BHPN,
         )
-
-
-def _cut(values_BTHX: Tensor, chunk: int) -> Tensor:
-    """Cut tokens into chunks, (B, K, H, L, X), the last one filled with zeros."""
-    missing = -values_BTHX.shape[1] % chunk
-    if missing:
-        values_BTHX = F.pad(values_BTHX, (0, 0, 0, 0, 0, missing))
-    return values_BTHX.unflatten(1, (-1, chunk)).transpose(2, 3)
-
-
-def _get_decays(
-    log_BKHL: Tensor, document_BT: Tensor | None, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what survives from a write to a read, from before to a read, from a write to after."""
-    # What may not be seen is pushed to -inf by adding, which costs nothing in the backward pass.
-    hidden_LS = log_BKHL.new_full((chunk, chunk), -torch.inf).triu(1)
-    read_BKHL, write_BKHL = log_BKHL, log_BKHL[..., -1:] - log_BKHL
-    if document_BT is None:
-        within_BKHLS = (log_BKHL[..., :, None] + hidden_LS) - log_BKHL[..., None, :]
-        return within_BKHLS.exp(), read_BKHL.exp(), write_BKHL.exp()
-
-    missing = -document_BT.shape[1] % chunk
-    if missing:
-        document_BT = torch.cat([document_BT, document_BT[:, -1:].expand(-1, missing)], dim=1)
-    document_BK1L = document_BT.unflatten(1, (-1, chunk))[:, :, None]
-    before_BK11 = F.pad(document_BK1L[:, :-1, :, -1:], (0, 0, 0, 0, 1, 0))
-    other_BK1LS = document_BK1L[..., :, None] != document_BK1L[..., None, :]
-    hidden_BK1LS = hidden_LS.expand(other_BK1LS.shape).masked_fill(other_BK1LS, -torch.inf)
-    within_BKHLS = (log_BKHL[..., :, None] + hidden_BK1LS) - log_BKHL[..., None, :]
-    read_BKHL = read_BKHL.masked_fill(document_BK1L != before_BK11, -torch.inf)
-    write_BKHL = write_BKHL.masked_fill(document_BK1L != document_BK1L[..., -1:], -torch.inf)
-    return within_BKHLS.exp(), read_BKHL.exp(), write_BKHL.exp()

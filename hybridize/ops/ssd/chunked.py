@@ -8,9 +8,9 @@ the state is carried (Dao and Gu 2024, arXiv 2405.21060, section 6).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hybridize.ops.chunks import cut, get_decays
 from hybridize.ops.segments import find_starts, get_compute_dtype
 
 CHUNK = 64
@@ -39,18 +39,18 @@ def ssd_chunked(
         document_BT = find_starts(segments_BT).long().cumsum(dim=1)
 
     written_BTHP = x_BTHP * dt_BTH[..., None].to(x_BTHP.dtype)
-    x_BKHLP = _cut(written_BTHP, chunk).to(dtype)
+    x_BKHLP = cut(written_BTHP, chunk).to(dtype)
     heads_per_group = num_heads // B_BTGN.shape[2]
-    B_BKHLN = _cut(B_BTGN, chunk).to(dtype)
-    C_BKHLN = _cut(C_BTGN, chunk).to(dtype)
+    B_BKHLN = cut(B_BTGN, chunk).to(dtype)
+    C_BKHLN = cut(C_BTGN, chunk).to(dtype)
     scores_BKHLS = C_BKHLN @ B_BKHLN.transpose(-1, -2)
     if heads_per_group > 1:
         scores_BKHLS = scores_BKHLS.repeat_interleave(heads_per_group, dim=2)
         B_BKHLN = B_BKHLN.repeat_interleave(heads_per_group, dim=2)
         C_BKHLN = C_BKHLN.repeat_interleave(heads_per_group, dim=2)
 
-    log_BKHL = _cut((dt_BTH * A_H.to(dtype))[..., None], chunk)[..., 0].cumsum(-1)
-    decay_BKHLS, read_BKHL, write_BKHL = _get_decays(log_BKHL, document_BT, chunk)
+    log_BKHL = cut((dt_BTH * A_H.to(dtype))[..., None], chunk)[..., 0].cumsum(-1)
+    decay_BKHLS, read_BKHL, write_BKHL = get_decays(log_BKHL, document_BT, chunk)
     within_BKHLP = (scores_BKHLS * decay_BKHLS) @ x_BKHLP
     added_BKHPN = (x_BKHLP * write_BKHL[..., None]).transpose(-1, -2) @ B_BKHLN
 
@@ -71,35 +71,3 @@ def ssd_chunked(
     if D_H is not None:
         y_BTHP = y_BTHP + D_H.to(x_BTHP.dtype)[:, None] * x_BTHP
     return y_BTHP, state_BHPN
-
-
-def _cut(values_BTHX: Tensor, chunk: int) -> Tensor:
-    """Cut tokens into chunks, (B, K, H, L, X), the last one filled with zeros."""
-    missing = -values_BTHX.shape[1] % chunk
-    if missing:
-        values_BTHX = F.pad(values_BTHX, (0, 0, 0, 0, 0, missing))
-    return values_BTHX.unflatten(1, (-1, chunk)).transpose(2, 3)
-
-
-def _get_decays(
-    log_BKHL: Tensor, document_BT: Tensor | None, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what survives from a write to a read, from before to a read, from a write to after."""
-    # What may not be seen is pushed to -inf by adding, which costs nothing in the backward pass.
-    hidden_LS = log_BKHL.new_full((chunk, chunk), -torch.inf).triu(1)
-    read_BKHL, write_BKHL = log_BKHL, log_BKHL[..., -1:] - log_BKHL
-    if document_BT is None:
-        within_BKHLS = (log_BKHL[..., :, None] + hidden_LS) - log_BKHL[..., None, :]
-        return within_BKHLS.exp(), read_BKHL.exp(), write_BKHL.exp()
-
-    missing = -document_BT.shape[1] % chunk
-    if missing:
-        document_BT = torch.cat([document_BT, document_BT[:, -1:].expand(-1, missing)], dim=1)
-    document_BK1L = document_BT.unflatten(1, (-1, chunk))[:, :, None]
-    before_BK11 = F.pad(document_BK1L[:, :-1, :, -1:], (0, 0, 0, 0, 1, 0))
-    other_BK1LS = document_BK1L[..., :, None] != document_BK1L[..., None, :]
-    hidden_BK1LS = hidden_LS.expand(other_BK1LS.shape).masked_fill(other_BK1LS, -torch.inf)
-    within_BKHLS = (log_BKHL[..., :, None] + hidden_BK1LS) - log_BKHL[..., None, :]
-    read_BKHL = read_BKHL.masked_fill(document_BK1L != before_BK11, -torch.inf)
-    write_BKHL = write_BKHL.masked_fill(document_BK1L != document_BK1L[..., -1:], -torch.inf)
-    return within_BKHLS.exp(), read_BKHL.exp(), write_BKHL.exp()

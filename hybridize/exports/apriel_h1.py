@@ -15,6 +15,7 @@ from hybridize.core.apriel_h1 import CODES
 from hybridize.core.artifacts import write_json
 from hybridize.core.auto_names import APRIEL_H1
 from hybridize.core.errors import ModelError
+from hybridize.exports.folder import cast_tensors
 from hybridize.models.apriel_h1 import FORMAT
 from hybridize.models.folders import write_tensors
 from hybridize.models.hybrid import HybridForCausalLM
@@ -35,19 +36,19 @@ _MISTRAL_KEYS = (
 )
 
 
-def write_apriel_h1(model: Model, folder: Path) -> None:
-    """Write config.json, weights, generation settings and tokenizer into a folder.
+def write(model: Model, folder: Path, dtype: str | None) -> None:
+    """Write weights and config.json.
 
     Raises:
         ModelError: the layout has no place for something of the model; says what would fit.
     """
     network = model.network
     check_fit(network, model.name)
-    write_tensors(_published_tensors(network), folder)
-    network.generation_config.save_pretrained(folder)
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
-    write_json(folder / "config.json", _published_config(network))
+    write_tensors(_published_tensors(network, dtype), folder)
+    config = _published_config(network)
+    if dtype is not None:
+        config["torch_dtype"] = dtype
+    write_json(folder / "config.json", config)
 
 
 def check_fit(network: HybridForCausalLM, name: str) -> None:
@@ -81,11 +82,9 @@ def _is_published(mixer: Mamba1) -> bool:
     return mixer.repeat == "state" and mixer.dt_bias in ("twice", "never")
 
 
-def _published_tensors(network: HybridForCausalLM) -> dict[str, Tensor]:
+def _published_tensors(network: HybridForCausalLM, dtype: str | None) -> dict[str, Tensor]:
     """Return the tensors by their published names, and in their published types if known."""
-    tensors = dict(network.state_dict())
-    if network.config.tie_word_embeddings:
-        tensors.pop("lm_head.weight", None)
+    tensors = cast_tensors(network, dtype)
     for layer, kind in enumerate(network.layout.mixers):
         prefix = f"model.layers.{layer}."
         if kind == "identity":
@@ -95,7 +94,8 @@ def _published_tensors(network: HybridForCausalLM) -> dict[str, Tensor]:
                 name, step = f"{prefix}mixer.in_proj.{part}", f"{prefix}mixer.dt_in_proj.{part}"
                 if step in tensors:
                     tensors[name] = torch.cat([tensors[name], tensors.pop(step)])
-    dtypes, usual = _published(network).get("dtypes", {}), _published(network).get("dtype")
+    published = _published(network) if dtype is None else {}
+    dtypes, usual = published.get("dtypes", {}), published.get("dtype")
     return {
         name: _as_published(tensor, dtypes.get(name, usual)).contiguous()
         for name, tensor in tensors.items()

