@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo full test test-slow test-kill lint teacher
+.PHONY: demo full test test-slow test-kill test-engines lint teacher
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,16 @@ test-slow: $(INSTALLED)
 
 test-kill: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m slow tests/pipeline/test_kill.py
+
+# Serving engines and what exports need; each test that finds its engine missing says so.
+ENGINES := .venv/.engines
+
+$(ENGINES): $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gguf]' xllamacpp
+	touch $@
+
+test-engines: $(ENGINES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "not gpu" tests/engines tests/exports
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "engines": {"engines", "core"},
     "exports": {"exports", "core", "models", "engines"},
     "vllm_plugin": {"vllm_plugin", "core", "ops"},
+    "serving": {"serving", "core", "ops", "engines", "models", "training"},
     "surgery": {"surgery", "core", "models"},
     "training": {"training", "core", "ops", "tasks"},
     "evaluation": {"evaluation", "core", "models", "tasks"},

@@ -5,6 +5,7 @@
 | HYBRIDIZE_DEVICE | device where none is named on the command line: cpu, mps, ... |
 | HYBRIDIZE_THREADS | CPU threads that torch may use |
 | HYBRIDIZE_FORMS | forms of operators to prefer: chunked, or ssd=chunked,causal_conv=reference |
+| HYBRIDIZE_API_KEY | key that requests to `hybridize serve` must carry, and that `chat` sends |
 | HYBRIDIZE_LLAMA_SERVER | path of llama.cpp's `llama-server`, where it is not on PATH |
 | HYBRIDIZE_VLLM_PYTHON | Python that has vLLM, where it is not this one |
 | NO_COLOR | any text but none: no colours in help and messages; `--no-color` sets it |
@@ -28,6 +29,8 @@ class Settings:
     """CPU threads; None leaves the choice to torch."""
     forms: str | None
     """Forms of operators to prefer; None leaves the choice to `hybridize.ops.forms`."""
+    api_key: str | None = None
+    """Key of requests to a server; None asks for none."""
     llama_server: str | None = None
     """Path of llama.cpp's server; None looks for it on PATH."""
     vllm_python: str | None = None
@@ -51,6 +54,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         device=values.get("HYBRIDIZE_DEVICE") or None,
         threads=_number(values, "HYBRIDIZE_THREADS", minimum=1),
         forms=values.get("HYBRIDIZE_FORMS") or None,
+        api_key=values.get("HYBRIDIZE_API_KEY") or None,
         llama_server=values.get("HYBRIDIZE_LLAMA_SERVER") or None,
         vllm_python=values.get("HYBRIDIZE_VLLM_PYTHON") or None,
         rank=_number(values, "RANK") or 0,
