@@ -146,6 +146,8 @@ def _count_cache_gib(settings: ServeSettings) -> int:
 def find_vllm() -> Found:
     """Look for vLLM in the Python that the settings name, or in this one."""
     python = read_settings().vllm_python or sys.executable
+    if "/" in python:  # not through links, by which an environment is known
+        python = str(Path(python).absolute())
     try:
         done = subprocess.run(
             [python, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=True
