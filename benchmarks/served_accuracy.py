@@ -7,18 +7,20 @@ The engine is started and stopped; prompts go over HTTP as token ids, greedily, 
 
 import argparse
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
 
 from hybridize import tasks
 from hybridize.engines import Client, ServeSettings, find_engine, serving
 from hybridize.engines.client import Sampling
-from hybridize.evaluation.answers import Answer, problems, score
 from hybridize.models.loading import load_tokenizer
 
 KINDS = ("recall", "add", "chain", "sort", "edit")
 MAX_TOKENS = 192
+SEED = 2
 
 
 def main() -> None:
@@ -32,7 +34,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int)
     given = parser.parse_args()
-    asked = problems(KINDS, num_per_kind=given.problems, seed=2)
+    asked = [
+        tasks.make(kind, seed=SEED, index=index, split="heldout")
+        for kind in KINDS
+        for index in range(given.problems)
+    ]
     tokenizer = load_tokenizer(given.tokenizer or given.model)
     engine = find_engine(given.engine)
     settings = ServeSettings(
@@ -46,32 +52,26 @@ def main() -> None:
     with serving(engine, settings) as server:
         client = Client(server.url, fields=engine.request_fields)
 
-        def ask(problem: tasks.Problem) -> Answer:
+        def ask(problem: tasks.Problem) -> bool:
             prompt = tokenizer(problem.prompt_text).input_ids
             made = client.complete(prompt, Sampling(max_tokens=MAX_TOKENS))
             text = tokenizer.decode(made.token_ids) if made.token_ids else made.text
-            found = tasks.read_answer(text)
-            return Answer(
-                kind=problem.kind,
-                difficulty=problem.difficulty,
-                right=found == problem.answer,
-                finished=found is not None,
-                num_tokens=len(made.token_ids),
-                log_likelihood=0.0,
-                prompt=problem.prompt,
-                generated=text,
-                expected=problem.completion_text,
-            )
+            return tasks.read_answer(text) == problem.answer
 
         started = time.perf_counter()
         with ThreadPoolExecutor(given.at_once) as pool:
-            answers = list(pool.map(ask, asked))
+            right = list(pool.map(ask, asked))
         seconds = time.perf_counter() - started
         peak = server.peak_memory()
 
-    kinds, overall = score(answers)
-    rows = {name: [one.accuracy, one.standard_error] for name, one in kinds.items()}
-    rows["overall"] = [overall.accuracy, overall.standard_error]
+    shares = {
+        kind: fmean(one for problem, one in zip(asked, right, strict=True) if problem.kind == kind)
+        for kind in KINDS
+    }
+    errors = [share * (1 - share) / given.problems for share in shares.values()]
+    rows = {kind: round(share, 4) for kind, share in shares.items()}
+    rows["overall"] = round(fmean(shares.values()), 4)
+    rows["standard error"] = round(math.sqrt(sum(errors)) / len(KINDS), 4)
     told = {"engine": engine.name, "version": engine.version(), "dtype": given.dtype}
     told |= {"seconds": round(seconds, 1), "peak_memory": peak, "accuracy": rows}
     print(json.dumps(told, indent=1))

@@ -12,7 +12,18 @@ import typer
 from typer.core import TyperGroup
 
 from hybridize import __version__
-from hybridize.cli import chat, compare, doctor, export, measure, recipes, report, stages, street
+from hybridize.cli import (
+    chat,
+    compare,
+    doctor,
+    export,
+    measure,
+    recipes,
+    report,
+    serve,
+    stages,
+    street,
+)
 from hybridize.cli.options import complain, set_quiet
 from hybridize.core.errors import HybridizeError, Interrupted, Terminated
 from hybridize.core.settings import set_no_color
@@ -99,5 +110,5 @@ def _globals(
         set_no_color()
 
 
-for _group in (recipes, street, stages, measure, export, report, compare, chat, doctor):
+for _group in (recipes, street, stages, measure, export, report, compare, serve, chat, doctor):
     _group.add_to(app)

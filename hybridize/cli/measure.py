@@ -15,6 +15,7 @@ from hybridize.cli.options import (
     show_json,
 )
 
+ENGINE, SHAPE = "In a serving engine", "Without a model"
 OutFolder = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", rich_help_panel=WHERE, help="Folder for JSON files."),
@@ -63,32 +64,75 @@ def evaluate(
         show(repr(scores))
 
 
-def bench(
-    models: ModelsArgument,
+def bench(  # noqa: PLR0913  a load has this many sides
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Model folders, hub ids, or `shipped`."),
+    ] = None,
     prompt_tokens: Annotated[
-        str, typer.Option(metavar="LIST", help="Lengths of the prompt.")
+        str, typer.Option(metavar="LIST", help="Lengths of the prompt, without --engine.")
     ] = "512,2048",
     output_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="Tokens generated after each prompt.")
     ] = 64,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Sequences at once.")] = 1,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=ENGINE,
+            help="Measure in a serving engine, over HTTP; see `hybridize ls engines`.",
+        ),
+    ] = None,
+    loads: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            rich_help_panel=ENGINE,
+            help="Tokens of prompt:answer, or `paper`: 1:16k, 1k:8k and 8k:16k.",
+        ),
+    ] = "1:256,1k:128",
+    concurrency: Annotated[
+        str, typer.Option(metavar="LIST", rich_help_panel=ENGINE, help="Requests at once.")
+    ] = "1,4",
+    repeats: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Measurements of each point: medians.")
+    ] = 3,
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", rich_help_panel=ENGINE, help="Type of the weights.")
+    ] = "float32",
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=SHAPE,
+            help="Random weights: a name of `hybridize ls shapes`, or 20x1024x16x4x2816x4096.",
+        ),
+    ] = None,
+    converted: Annotated[
+        str, typer.Option(metavar="LIST", rich_help_panel=SHAPE, help="Percent of its layers.")
+    ] = "0,50,60,80",
+    mixer: Annotated[
+        str, typer.Option(metavar="NAME", rich_help_panel=SHAPE, help="Mixer of those layers.")
+    ] = "mamba2",
     out: OutFolder = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time models side by side at several context lengths; count their cache bytes."""
-    from hybridize import api
+    """Time models side by side: in this process, or in a serving engine as users would ask it."""
+    from hybridize.cli import benches
     from hybridize.cli.watch import prepare_machine
-    from hybridize.core.quantities import parse_tokens
 
     prepare_machine()
-    measured = api.bench(
-        [api.load_model(model, device=device) for model in models],
-        context_tokens=[parse_tokens(text) for text in prompt_tokens.split(",")],
-        output_tokens=output_tokens,
-        batch=batch,
-        out=out,
-    )
+    with benches.make_models(models or [], shape, converted, mixer, dtype) as found:
+        if engine is None:
+            measured = benches.measure_here(
+                found, prompt_tokens, benches.Here(output_tokens, batch, repeats, device), out
+            )
+        else:
+            measured = benches.measure_engine(
+                found, benches.Asked(engine, loads, concurrency, repeats, dtype), out
+            )
     if as_json:
         show_json(measured)
     else:

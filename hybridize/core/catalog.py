@@ -14,10 +14,12 @@ _DICTIONARIES = {
     "losses": ("training/objectives.py", "LOSSES"),
     "methods": ("core/catalog.py", "METHODS"),
     "merges": ("stages/merge.py", "MERGES"),
-    "suites": ("stages/evaluate.py", "SUITES"),
+    "suites": ("evaluation/suites.py", "SUITES"),
     "families": ("models/families/__init__.py", "FAMILIES"),
     "gpus": ("core/machine.py", "GPUS"),
     "formats": ("stages/export.py", "FORMATS"),
+    "engines": ("engines/__init__.py", "ENGINES"),
+    "shapes": ("core/shapes.py", "SHAPES"),
 }
 METHODS = {
     "leave_one_out": "hybridize.stages.importance:leave_one_out",

@@ -30,10 +30,9 @@ def read_gguf_header(path: Path | str) -> dict[str, Any]:
         with Path(path).open("rb") as file:
             if file.read(4) != _MAGIC:
                 raise ModelError(f"{path} is not a GGUF file.")
-            version, _, num_keys = struct.unpack("<IQQ", file.read(20))
-            if version not in _VERSIONS or num_keys > _MOST:
-                raise ModelError(f"{path} is a GGUF of version {version}; known are 2 and 3.")
-            return dict(_read_pair(file) for _ in range(num_keys))
+            return _read_pairs(file)
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}). Check the path.") from error
     except (struct.error, ValueError, KeyError) as error:
@@ -44,6 +43,13 @@ def get_size(header: Mapping[str, Any], name: str) -> int | None:
     """Return a size of the model, such as context_length; None where the file does not say."""
     value = header.get(f"{header.get('general.architecture')}.{name}")
     return None if value is None else int(value)
+
+
+def _read_pairs(file: BinaryIO) -> dict[str, Any]:
+    version, _, num_keys = struct.unpack("<IQQ", file.read(20))
+    if version not in _VERSIONS or num_keys > _MOST:
+        raise ValueError(version)
+    return dict(_read_pair(file) for _ in range(num_keys))
 
 
 def _read_pair(file: BinaryIO) -> tuple[str, Any]:

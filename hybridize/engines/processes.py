@@ -1,9 +1,14 @@
-"""What the system says of a process and those it started: memory, from /proc."""
+"""What the system says of a process and those it started: memory, from /proc; and their end."""
 
-from collections.abc import Iterator
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
+_SET_PARENT_DEATH_SIGNAL = 1
+"""Of prctl(2)."""
 
 
 def list_tree(pid: int) -> list[int]:
@@ -30,6 +35,33 @@ def peak_memory_bytes(pid: int) -> int:
     system has no /proc.
     """
     return sum(_read_kib(PROC / str(one) / "status", "VmHWM") for one in list_tree(pid))
+
+
+def reset_peak_memory(pid: int) -> None:
+    """Begin anew to note the most memory of a process and its descendants, where that is allowed.
+
+    Where it is not, the peak is that since each began.
+    """
+    for one in list_tree(pid):
+        try:
+            (PROC / str(one) / "clear_refs").write_text("5")
+        except OSError:
+            continue
+
+
+def make_end_with_parent() -> Callable[[], None] | None:
+    """Return what a fresh process calls to be ended when this one is killed; None but on Linux.
+
+    A server that outlives who started it would keep its memory and its port for ever.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def end_with_parent() -> None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM), 0, 0, 0)
+
+    return end_with_parent
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -15,7 +15,12 @@ from hybridize.core.errors import MachineError
 from hybridize.core.settings import make_environment
 from hybridize.engines.base import Engine, ServeSettings
 from hybridize.engines.http import get_text
-from hybridize.engines.processes import memory_bytes, peak_memory_bytes
+from hybridize.engines.processes import (
+    make_end_with_parent,
+    memory_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 
 SECONDS_TO_START = 600.0
 """An engine that compiles and loads takes minutes; one that takes longer is given up."""
@@ -52,6 +57,10 @@ class Server:
     def peak_memory(self) -> int:
         """Return the most bytes of memory it has held, with all processes it started."""
         return peak_memory_bytes(self.pid)
+
+    def reset_peak_memory(self) -> None:
+        """Begin anew to note the most memory it holds, where the system allows it."""
+        reset_peak_memory(self.pid)
 
     def check(self) -> None:
         """Raise MachineError, with the last lines of the log, if the process has ended."""
@@ -153,6 +162,7 @@ def _start(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=make_end_with_parent(),
         )
     except OSError as error:
         raise MachineError(

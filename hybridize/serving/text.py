@@ -9,6 +9,7 @@ HALF = "\N{REPLACEMENT CHARACTER}"
 
 CONTEXT = 8
 """Tokens of the prompt that decide how the answer begins, such as with a space."""
+THINK = "<think>"
 ID_MARK = "token_id:"
 """Before the number of a token that is not named by its text."""
 
@@ -19,6 +20,18 @@ class SharedTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer, self._lock = tokenizer, threading.Lock()
         self.has_chat_template = bool(tokenizer.chat_template)
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Tell whether the chat template ends with the mark that opens thinking."""
+        from jinja2 import TemplateError
+
+        if not self.has_chat_template:
+            return False
+        try:
+            return self.render([{"role": "user", "content": "a"}]).rstrip().endswith(THINK)
+        except TemplateError:  # it wants a conversation of another form
+            return False
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the token ids of a text; with those that the tokenizer puts around it."""

@@ -75,8 +75,9 @@ class GatedDelta(StateMixer):
 
     def step(self, inputs_BI: Tensor, states: States, seen_B: Tensor) -> tuple[Tensor, States]:
         """See `StateMixer.step`."""
-        y_BE, *states = gated_delta_step(
-            *self._split(inputs_BI),
+        qkv_BX, z_BE, b_BH, a_BH = self._split(inputs_BI)
+        y_BE, conv_BXW, delta_BHPN = gated_delta_step(
+            *(qkv_BX, z_BE, b_BH, a_BH),
             self.conv1d.weight[:, 0],
             self.conv1d.bias,
             *(self.dt_bias, self.A_log, self.norm.weight),
@@ -85,7 +86,7 @@ class GatedDelta(StateMixer):
             conv_state_BXW=states[0],
             delta_state_BHPN=states[1],
         )
-        return y_BE, tuple(states)
+        return y_BE, (conv_BXW, delta_BHPN)
 
     def scan(self, inputs_1TI: Tensor, states: States | None, seen: int) -> tuple[Tensor, States]:
         """See `StateMixer.scan`."""

@@ -71,7 +71,7 @@ class Mamba1(StateMixer):
 
     def step(self, inputs_BI: Tensor, states: States, seen_B: Tensor) -> tuple[Tensor, States]:
         """See `StateMixer.step`."""
-        y_BE, *states = mamba1_step(
+        y_BE, conv_BEW, scan_BEN = mamba1_step(
             inputs_BI[:, : -self.sizes.inner],
             inputs_BI[:, -self.sizes.inner :],
             self.conv1d.weight[:, 0],
@@ -81,7 +81,7 @@ class Mamba1(StateMixer):
             conv_state_BEW=states[0],
             scan_state_BEN=states[1],
         )
-        return y_BE, tuple(states)
+        return y_BE, (conv_BEW, scan_BEN)
 
     def scan(self, inputs_1TI: Tensor, states: States | None, seen: int) -> tuple[Tensor, States]:
         """See `StateMixer.scan`."""

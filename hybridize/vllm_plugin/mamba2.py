@@ -34,6 +34,6 @@ class Mamba2(MambaMixer2):
             prefix=prefix,
         )
 
-    def forward(self, positions: Tensor, hidden_states: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, positions: Tensor, hidden_states: Tensor) -> Tensor:
         """Mix the tokens of each request; positions are not used."""
         return super().forward(hidden_states)

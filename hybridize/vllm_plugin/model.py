@@ -192,8 +192,8 @@ class HybridForCausalLM(nn.Module, HasInnerState, IsHybrid):
             if kind == "mamba2" and rest == "mixer.A_log":
                 yield name.replace("A_log", "A"), tensor
             elif kind == "mamba1" and rest.startswith("mixer.in_proj."):
-                sizes: Any = self.model.layers[layer].mixer.sizes
-                rows = 2 * (sizes.all_inner + sizes.all_shared)
+                mixer: Any = self.model.layers[layer].mixer
+                rows = 2 * (mixer.sizes.all_inner + mixer.sizes.all_shared)
                 yield name, tensor[:rows]
                 if len(tensor) > rows:
                     yield name.replace(".in_proj.", ".dt_in_proj."), tensor[rows:]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridize.core.errors import ModelError
 from hybridize.vllm_plugin.attention import Heads
 from hybridize.vllm_plugin.states import StateMixer, States
 
@@ -30,6 +31,8 @@ class Sliding(StateMixer):
         heads = Heads(config, layer, vllm_config.quant_config, f"{prefix}.attention")
         super().__init__(vllm_config, heads.num_heads * heads.head_dim, prefix)
         self.window, self.sinks = options.get("window", 128), options.get("sinks", 4)
+        if self.sinks + self.window < 2:
+            raise ModelError("sliding with window 1 and no sinks keeps nothing. Use a longer one.")
         self.shape = (self.sinks + self.window - 1, heads.num_kv_heads, heads.head_dim)
         self.attention = heads
 
@@ -50,9 +53,10 @@ class Sliding(StateMixer):
             torch.cat([values_BSHK, v_BHK[:, None]], dim=1),
             seen_BS[:, None],
         )
-        if num_slots:
-            slots_B, rows_B = self._slot(seen_B.long()), torch.arange(len(seen_B))
-            keys_BSHK[rows_B, slots_B], values_BSHK[rows_B, slots_B] = k_BHK, v_BHK
+        slots_B = self._slot(seen_B.long())
+        own_BS = torch.arange(num_slots, device=seen_B.device) == slots_B[:, None]
+        keys_BSHK = torch.where(own_BS[..., None, None], k_BHK[:, None], keys_BSHK)
+        values_BSHK = torch.where(own_BS[..., None, None], v_BHK[:, None], values_BSHK)
         return y_BHRK.reshape(len(seen_B), -1), (keys_BSHK, values_BSHK)
 
     def scan(self, inputs_1TI: Tensor, states: States | None, seen: int) -> tuple[Tensor, States]:
@@ -78,25 +82,20 @@ class Sliding(StateMixer):
         place_N = torch.cat([self._list_held(seen, own_T.device), own_T])
         near_TN = (own_T[:, None] - place_N < self.window) | (place_N < self.sinks)
         seen_TN = (place_N >= 0) & (place_N <= own_T[:, None]) & near_TN
-        y_1THRK = self._attend(
-            q_THRK[None],
-            *(
-                torch.cat([held[0], new])[None]
-                for held, new in zip(states, (k_THK, v_THK), strict=True)
-            ),
-            seen_TN[None],
+        k_1NHK, v_1NHK = (
+            torch.cat([held[0], new])[None]
+            for held, new in zip(states, (k_THK, v_THK), strict=True)
         )
+        y_1THRK = self._attend(q_THRK[None], k_1NHK, v_1NHK, seen_TN[None])
         kept_T = (own_T > own_T[-1] - (self.window - 1)) | (own_T < self.sinks)
-        if self.shape[0]:
-            slots = self._slot(own_T[kept_T])
-            states[0][0, slots], states[1][0, slots] = k_THK[kept_T], v_THK[kept_T]
+        slots = self._slot(own_T[kept_T])
+        states[0][0, slots], states[1][0, slots] = k_THK[kept_T], v_THK[kept_T]
         return y_1THRK.reshape(1, len(own_T), -1)
 
     def _slot(self, place: Tensor) -> Tensor:
-        """Return the slot of each token; with a window of 1 only sinks have one."""
+        """Return the slot of each token; with a window of 1 only sinks have one of those held."""
         around = self.sinks + (place - self.sinks) % max(self.window - 1, 1)
-        slots = torch.where(place < self.sinks, place, around)
-        return slots.clamp(max=self.shape[0] - 1)
+        return torch.where(place < self.sinks, place, around)
 
     def _list_held(self, seen: int, device: torch.device) -> Tensor:
         """Return which token each slot holds once `seen` are written; -1 for none."""

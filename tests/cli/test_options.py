@@ -29,9 +29,16 @@ OPTIONS = {
     "eval": ["--suite", "--limit", "--batch", "--out", "--device", "--json"],
     "export": ["--format"],
     "consolidate": [],
-    "bench": ["--prompt-tokens", "--output-tokens", "--batch", "--out", "--device", "--json"],
+    "bench": [
+        *("--prompt-tokens", "--output-tokens", "--batch"),
+        *("--engine", "--loads", "--concurrency", "--repeats", "--dtype"),
+        *("--shape", "--converted", "--mixer", "--out", "--device", "--json"),
+    ],
     "report": ["--format", "--out", "--open"],
     "compare": ["--json"],
+    "serve": [
+        *("--engine", "--port", "--host", "--max-sequences", "--context-tokens", "--dtype"),
+    ],
     "chat": ["--max-new-tokens", "--device"],
     "doctor": ["--json"],
 }

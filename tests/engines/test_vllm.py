@@ -13,7 +13,7 @@ TEACHER = {
     "model_type": "llama",
     "num_hidden_layers": 2,
     "hidden_size": 64,
-    "num_attention_heads": 4,
+    "num_attention_heads": 2,
     "intermediate_size": 128,
     "vocab_size": 100,
     "max_position_embeddings": 4096,
@@ -68,6 +68,8 @@ def test_it_says_what_it_cannot_serve(monkeypatch, tmp_path):
     assert engine.why_not(write(tmp_path, STUDENT)) is None
     foreign = STUDENT | {"mixers": ["attention", "my_package:Hyena"]}
     assert "my_package:Hyena is not one" in engine.why_not(write(tmp_path, foreign))
+    narrow = STUDENT | {"teacher": TEACHER | {"num_attention_heads": 4}}
+    assert "begins at 32" in engine.why_not(write(tmp_path, narrow))
     pretend(monkeypatch, has_plugin=False)
     assert "pip install --no-deps" in engine.why_not(write(tmp_path, STUDENT))
     assert engine.why_not(write(tmp_path, TEACHER)) is None

@@ -11,8 +11,8 @@ import torch
 from hybridize.core.layout import Layout
 from hybridize.engines import Client
 from hybridize.models import HybridForCausalLM, load_tokenizer, save_model
-from hybridize.serving.__main__ import make_app
 from hybridize.serving.handler import Http
+from hybridize.serving.process import make_app
 from hybridize.surgery import convert
 from tests.models.cases import SMALL
 from tests.tiny import as_student, tiny_teacher

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -31,8 +32,8 @@ def main(work: Path, answers: Path) -> None:
             llm = LLM(**piece["settings"])
             made.append([answer(llm, prompts, piece["tokens"]) for prompts in piece["rounds"]])
             del llm
-        except Exception as error:
-            made.append(f"{type(error).__name__}: {error}")
+        except Exception:
+            made.append(traceback.format_exc()[-4000:])
         gc.collect()
         cleanup_dist_env_and_memory()
     answers.write_text(json.dumps(made))

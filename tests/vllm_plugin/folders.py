@@ -26,8 +26,9 @@ def make_student(
     kinds = mixers.split()
     changes = {"width": 64, "head_dim": HEAD_DIM, "vocab": VOCAB} | changes
     teacher = tiny_teacher(family, layers=len(kinds), **changes)
+    values = teacher.config.to_dict() | {"architectures": [type(teacher).__name__]}
     config = HybridConfig(
-        teacher=find_family(family).config(**teacher.config.to_dict()),
+        teacher=find_family(family).config(**values),
         mixers=kinds,
         mixer_options=options or {},
     )
