@@ -14,9 +14,8 @@ or a published Apriel-H1 checkpoint: they import this package when they meet one
 from hybridize.models import auto
 from hybridize.models.cache import HybridCache, cache_bytes
 from hybridize.models.folders import save_model
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
+from hybridize.models.hybrid import HybridConfig, HybridForCausalLM, without
 from hybridize.models.loading import load_model, load_tokenizer
-from hybridize.models.without import without
 
 auto.register()
 

@@ -7,6 +7,8 @@ name, so a student in which no layer is converted has the teacher's tensors and 
 teacher's numbers, bit for bit. A converted layer holds `mixer` in the place of `self_attn`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -97,18 +99,14 @@ class HybridLayer(nn.Module):
         self.mlp = family.mlp(teacher)
         for name in filter(None, vars(family.norms).values()):
             self.add_module(name, family.norm(shape.hidden_size, eps=shape.norm_eps))
-        self.left_out: str | None = None  # "layer" or "attention"; see `hybridize.models.without`
+        self.left_out: str | None = None  # "layer" or "attention"; see `without`
 
     def forward(self, hidden_BTD: Tensor, ctx: MixerContext) -> Tensor:
         """Return the residual stream after this layer, (B, T, D)."""
-        if self.left_out is not None:
-            return hidden_BTD if self.left_out == "layer" else self.complete(hidden_BTD, None)
-        normed_BTD = self.normalize(hidden_BTD, self.norms.before_mixer)
-        return self.complete(hidden_BTD, self.mix(normed_BTD, ctx))
-
-    def complete(self, hidden_BTD: Tensor, mixed_BTD: Tensor | None) -> Tensor:
-        """Return the residual stream after this layer from what `mix` gave; None is left out."""
-        if mixed_BTD is not None:
+        if self.left_out == "layer":
+            return hidden_BTD
+        if self.left_out != "attention":
+            mixed_BTD = self.mix(self.normalize(hidden_BTD, self.norms.before_mixer), ctx)
             hidden_BTD = self._add(hidden_BTD, mixed_BTD, self.norms.after_mixer)
         made_BTD = self.mlp(self.normalize(hidden_BTD, self.norms.before_mlp))
         return self._add(hidden_BTD, made_BTD, self.norms.after_mlp)
@@ -329,7 +327,8 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[Any, Any], *args: Any
     ) -> Any:
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+        wants_cache = generation_config.use_cache is not False
+        if wants_cache and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = self.make_cache()
         if isinstance(model_kwargs.get("past_key_values"), HybridCache):
             model_kwargs["past_key_values"].follow(generation_config)
@@ -370,3 +369,28 @@ def _restart_positions(segments_BT: Tensor) -> Tensor:
     starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     return index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
+
+
+@contextmanager
+def without(model: HybridForCausalLM, layer: int, scope: str = "layer") -> Iterator[None]:
+    """Leave a layer, or only its mixer, out of the model for the time of a `with` block.
+
+    Args:
+        model: changed in place, and restored at the end.
+        layer: from 0.
+        scope: "layer" passes the residual stream by the whole layer, "attention" by its mixer.
+
+    Raises:
+        ModelError: there is no such layer or scope.
+    """
+    if scope not in ("layer", "attention"):
+        raise ModelError(f"scope {scope!r} does not exist; use layer or attention.")
+    if not 0 <= layer < len(model.model.layers):
+        last = len(model.model.layers) - 1
+        raise ModelError(f"layer {layer} does not exist: the model has layers 0 to {last}.")
+    target = model.model.layers[layer]
+    before, target.left_out = target.left_out, scope
+    try:
+        yield
+    finally:
+        target.left_out = before

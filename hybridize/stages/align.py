@@ -1,6 +1,6 @@
 """Align: train the candidate mixer of every layer against that layer's attention in the teacher.
 
-Legend: B rows, T tokens, N real tokens, D model width.
+Legend: B rows, T tokens, N tokens that are not padding, D model width.
 
 Each mixer sees the input that the attention of its layer has in the teacher, and learns the output
 that the attention gives there. No mixer sees what another one makes, so all layers train in one
@@ -9,7 +9,8 @@ This is the first step of several published conversions, at some 100M tokens: RA
 2505.03005, step 1), MOHAWK (arXiv 2408.10189, hidden-state alignment).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridize.core.errors import ModelError
-from hybridize.models.mixers import Mixer
+from hybridize.models.mixers import Mixer, MixerContext
 from hybridize.models.model import Model
 from hybridize.surgery.aligned import AlignedMixers, LayerError
 from hybridize.surgery.fresh import FreshSettings, convert_fresh
@@ -116,17 +117,18 @@ class Candidates(nn.Module):
 
 
 class Alignment:
-    """The distance of each mixer's output from the attention's, relative and token by token.
+    """The distance of each mixer's output from the attention's, token by token.
 
-    It is the length of the difference by the length of the attention's output, added up over layers
-    and over all tokens that are not padding, prompts too.
+    The loss is its square, because that is what the residual stream gets, added up over layers and
+    over all tokens that are not padding, prompts too: layers share no weight, so none outweighs
+    another. What is told is the distance by the length of the attention's output.
     """
 
     def __init__(self, teacher: nn.Module, *, by_layer: bool = False) -> None:
         """Align to a teacher, a `HybridForCausalLM`; `by_layer` tells the layers apart."""
         self.teacher: Any = teacher.eval()
         self.by_layer = by_layer
-        self.identity = {"loss": {"mixer_error": 1.0}}
+        self.identity = {"loss": {"squared_distance": 1.0}}
 
     def count(self, rows: Batch) -> int:
         """Count the tokens that are not padding."""
@@ -136,30 +138,55 @@ class Alignment:
         """Return the errors of the candidates on a batch; the teacher runs once, ungraded."""
         mixers = model.mixers
         real_BT = rows.segments_BT != 0
-        network = self.teacher.model
-        with torch.no_grad():
-            hidden_BTD = network.scale_embedding(network.embed_tokens(rows.input_ids_BT))
-            ctx = self.teacher.make_context(hidden_BTD, segments_BT=rows.segments_BT)
+        squares: dict[int, Tensor] = {}
         errors: dict[int, Tensor] = {}
-        for layer, block in enumerate(network.layers[: max(mixers) + 1]):
-            with torch.no_grad():
-                normed_BTD = block.normalize(hidden_BTD, block.norms.before_mixer)
-                wanted_BTD = block.mix(normed_BTD, ctx)
-                hidden_BTD = block.complete(hidden_BTD, wanted_BTD)
-            if layer in mixers:
+        training = torch.is_grad_enabled()
+
+        def compare(layer: int, normed_BTD: Tensor, ctx: MixerContext, wanted_BTD: Tensor) -> None:
+            with torch.set_grad_enabled(training):
                 found_BTD = mixers[layer](normed_BTD, ctx)
-                errors[layer] = _sum_errors(found_BTD[real_BT], wanted_BTD[real_BT])
-        total = torch.stack(list(errors.values())).sum()
-        parts = {"mixer_error": total.detach() / len(errors)}
+                difference_ND = found_BTD[real_BT].float() - wanted_BTD[real_BT].float()
+                squares[layer] = difference_ND.square().sum()
+            lengths_N = wanted_BTD[real_BT].float().norm(dim=-1).clamp_min(SMALLEST)
+            errors[layer] = (difference_ND.detach().norm(dim=-1) / lengths_N).sum()
+
+        with torch.no_grad(), _listening(self.teacher.model.layers, mixers, compare):
+            self.teacher.hidden(rows.input_ids_BT, segments=rows.segments_BT)
+        total = torch.stack(list(squares.values())).sum()
+        parts = {"mixer_error": torch.stack(list(errors.values())).mean()}
         if self.by_layer:
-            parts = {_name(layer): error.detach() for layer, error in errors.items()}
+            parts = {_name(layer): error for layer, error in errors.items()}
         return LossSum(total, self.count(rows), parts)
 
 
-def _sum_errors(found_ND: Tensor, wanted_ND: Tensor) -> Tensor:
-    """Add up the relative lengths of the differences, in float32."""
-    lengths_N = wanted_ND.float().norm(dim=-1).clamp_min(SMALLEST)
-    return ((found_ND.float() - wanted_ND.float()).norm(dim=-1) / lengths_N).sum()
+@contextmanager
+def _listening(
+    blocks: nn.ModuleList,
+    layers: Collection[int],
+    tell: Callable[[int, Tensor, MixerContext, Tensor], None],
+) -> Iterator[None]:
+    """Tell what the mixers of some layers get and make, for the time of a `with` block.
+
+    Args:
+        tell: called with the layer, its normed input, its context and what its mixer makes.
+    """
+    listened: list[Any] = [blocks[layer] for layer in layers]
+
+    def listen(layer: int, mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def mix_and_tell(normed_BTD: Tensor, ctx: MixerContext) -> Tensor:
+            mixed_BTD = mix(normed_BTD, ctx)
+            tell(layer, normed_BTD, ctx, mixed_BTD)
+            return mixed_BTD
+
+        return mix_and_tell
+
+    for layer, block in zip(layers, listened, strict=True):
+        block.mix = listen(layer, block.mix)
+    try:
+        yield
+    finally:
+        for block in listened:
+            del block.mix
 
 
 def make_candidates(

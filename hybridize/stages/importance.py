@@ -19,8 +19,8 @@ from hybridize.core.artifacts import cut_half_line, plain, read_jsonl
 from hybridize.core.errors import MachineError
 from hybridize.core.importance import Importance, LayerScore
 from hybridize.evaluation.answers import answer, problems
+from hybridize.models.hybrid import without
 from hybridize.models.model import Model
-from hybridize.models.without import without
 from hybridize.surgery.fresh import FreshSettings, convert_fresh
 from hybridize.training.data import TokenSource
 from hybridize.training.loop import FitSettings, fit
