@@ -17,58 +17,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from machine import find_processor, table
-from transformers import LlamaConfig
 
 from hybridize.core.layout import Layout
+from hybridize.core.shapes import RandomShape, find_shape, spread_layout
 from hybridize.exports.gguf import FILE, write, write_unpadded
-from hybridize.models.hybrid import HybridConfig, HybridForCausalLM
-from hybridize.models.model import Model
+from hybridize.models.random_weights import make_random
 
 MIB = 2**20
-LAYERS = 28
-SHAPE = {
-    "hidden_size": 1024,
-    "intermediate_size": 1792,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "vocab_size": 4096,
-    "max_position_embeddings": 32_768,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-"""236 million parameters in 28 layers."""
 
 
-def spread(num_layers: int, share: int) -> Layout:
-    """Return a layout with so many percent converted, at least, evenly among the others."""
-    converted = -(-num_layers * share // 100)
-    chosen = [
-        layer
-        for layer in range(num_layers)
-        if (layer + 1) * converted // num_layers > layer * converted // num_layers
-    ]
-    return Layout.uniform(num_layers).convert(chosen, to="mamba2")
-
-
-def build(layout: Layout, name: str) -> Model:
-    """Make a model with random weights."""
-    config = HybridConfig(
-        teacher=LlamaConfig(**SHAPE, num_hidden_layers=layout.num_layers),
-        mixers=list(layout.mixers),
-    )
-    torch.manual_seed(0)
-    return Model(name=name, network=HybridForCausalLM(config).eval(), tokenizer=None)
-
-
-def export(work: Path, share: int, num_layers: int, *, unpadded: bool) -> Path:
+def export(work: Path, shape: RandomShape, layout: Layout, *, unpadded: bool) -> Path:
     """Write the file of a model once; return its path."""
-    folder = work / f"h{share}-{num_layers}{'-unpadded' if unpadded else ''}"
+    name = f"h{len(layout.converted)}"
+    folder = work / f"{shape.name}-{name}{'-unpadded' if unpadded else ''}"
     if not (folder / FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        model = build(spread(num_layers, share), f"h{share}")
+        model = make_random(shape, layout, name=name)
         (write_unpadded if unpadded else write)(model, folder, "q8_0")
     return folder / FILE
 
@@ -96,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bench", default="llama-batched-bench", help="the program")
     parser.add_argument("--work", type=Path, default=Path("shapes"), help="folder of the models")
-    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--shape", default="llama-230m", help="see hybridize bench --help")
     parser.add_argument("--converted", type=int, nargs="+", default=[0, 60, 80], help="percent")
     parser.add_argument("--depths", type=int, nargs="+", default=[512, 4096, 16_384])
     parser.add_argument("--batch", type=int, default=8)
@@ -107,16 +72,17 @@ def main() -> None:
     print(f"Batch {given.batch}, {given.new_tokens} new tokens each.\n")
     lines: list[list[object]] = []
     first: dict[int, float] = {}
+    shape = find_shape(given.shape)
     for share in given.converted:
-        file = export(given.work, share, given.layers, unpadded=given.unpadded and share > 0)
+        layout = spread_layout(shape.num_layers, share / 100, "mamba2")
+        file = export(given.work, shape, layout, unpadded=given.unpadded and share > 0)
         rows, peak = measure(given.bench, file, given.depths, given.batch, given.new_tokens)
-        layout = spread(given.layers, share)
         for row in rows:
             depth, speed = int(row["pp"]), row["speed_tg"]
             ratio = speed / first.setdefault(depth, speed)
             lines.append(
                 [
-                    f"{len(layout.converted)} of {given.layers}",
+                    f"{len(layout.converted)} of {shape.num_layers}",
                     *(f"{depth:,}", f"{speed:.1f}", f"{ratio:.2f}", f"{row['speed_pp']:.0f}"),
                     f"{peak / MIB:,.0f}",
                 ]

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from hybridize import __version__
 from hybridize.cli import (
+    benches,
     chat,
     compare,
     doctor,
@@ -110,5 +111,17 @@ def _globals(
         set_no_color()
 
 
-for _group in (recipes, street, stages, measure, export, report, compare, serve, chat, doctor):
+for _group in (
+    recipes,
+    street,
+    stages,
+    measure,
+    benches,
+    export,
+    report,
+    compare,
+    serve,
+    chat,
+    doctor,
+):
     _group.add_to(app)

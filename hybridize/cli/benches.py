@@ -1,13 +1,15 @@
-"""What `hybridize bench` measures: models given or made of random weights, here or in an engine."""
+"""The command bench: models given or made of random weights, timed here or in an engine."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from hybridize.cli.options import say
+import typer
+
+from hybridize.cli.options import WHERE, DeviceOption, JsonOption, say, show, show_json
 from hybridize.cli.serve import find_model, name_model
 from hybridize.core.errors import RecipeError
 
@@ -15,6 +17,102 @@ if TYPE_CHECKING:
     from hybridize.engines.load import Load
     from hybridize.stages.bench import Bench
     from hybridize.stages.bench_engine import Candidate, EngineBench
+
+ENGINE, SHAPE = "In a serving engine", "Without a model"
+
+BenchedArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL...", help="Model folders, hub ids, or `shipped`."),
+]
+PromptTokensOption = Annotated[
+    str, typer.Option(metavar="LIST", help="Lengths of the prompt, without --engine.")
+]
+OutputTokensOption = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Tokens generated after each prompt.")
+]
+BatchOption = Annotated[int, typer.Option(metavar="N", min=1, help="Sequences at once.")]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=ENGINE,
+        help="Measure in a serving engine, over HTTP; see `hybridize ls engines`.",
+    ),
+]
+LoadsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=ENGINE,
+        help="Tokens of prompt:answer, or `paper`: 1:16k, 1k:8k and 8k:16k.",
+    ),
+]
+ConcurrencyOption = Annotated[
+    str, typer.Option(metavar="LIST", rich_help_panel=ENGINE, help="Requests at once.")
+]
+RepeatsOption = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Measurements of each point: medians.")
+]
+DtypeOption = Annotated[
+    str, typer.Option(metavar="NAME", rich_help_panel=ENGINE, help="Type of the weights.")
+]
+ShapeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=SHAPE,
+        help="Random weights: a name of `hybridize ls shapes`, or 20x1024x16x4x2816x4096.",
+    ),
+]
+ConvertedOption = Annotated[
+    str, typer.Option(metavar="LIST", rich_help_panel=SHAPE, help="Percent of its layers.")
+]
+MixerOption = Annotated[
+    str, typer.Option(metavar="NAME", rich_help_panel=SHAPE, help="Mixer of those layers.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", rich_help_panel=WHERE, help="Folder for the files."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command(epilog="Example: hybridize bench shipped out/h2 --prompt-tokens 512,2048")(bench)
+
+
+def bench(  # noqa: PLR0913  a load has this many sides
+    models: BenchedArgument = None,
+    prompt_tokens: PromptTokensOption = "512,2048",
+    output_tokens: OutputTokensOption = 64,
+    batch: BatchOption = 1,
+    engine: EngineOption = None,
+    loads: LoadsOption = "1:256,1k:128",
+    concurrency: ConcurrencyOption = "1,4",
+    repeats: RepeatsOption = 3,
+    dtype: DtypeOption = "float32",
+    shape: ShapeOption = None,
+    converted: ConvertedOption = "0,50,60,80",
+    mixer: MixerOption = "mamba2",
+    out: OutOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time models side by side: in this process, or in a serving engine as users would ask it."""
+    from hybridize.cli.watch import prepare_machine
+
+    prepare_machine()
+    with make_models(models or [], shape, converted, mixer, dtype) as found:
+        if engine is None:
+            measured = measure_here(
+                found, prompt_tokens, Here(output_tokens, batch, repeats, device), out
+            )
+        else:
+            measured = measure_engine(found, Asked(engine, loads, concurrency, repeats, dtype), out)
+    if as_json:
+        show_json(measured)
+    else:
+        show(str(measured))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridize.cli.options import MACHINE, WHERE, ModelArgument, complain, say, show
+from hybridize.core.errors import HybridizeError
 
 if TYPE_CHECKING:
     from hybridize.engines.choose import Choice
@@ -51,19 +52,18 @@ def serve(
     from hybridize.core.quantities import parse_tokens
     from hybridize.core.settings import read_settings
     from hybridize.engines.base import ServeSettings
-    from hybridize.engines.choose import choose_engine
     from hybridize.engines.server import serving
 
     settings, folder = read_settings(), find_model(model)
-    choice = choose_engine(folder, None if engine == "auto" else engine)
-    _explain(choice)
     config = read_config(folder) if folder.is_dir() else {}
     tokens = None if context_tokens is None else parse_tokens(context_tokens)
     _warn_of_context(config, tokens)
     kept = dtype or str(config.get("dtype") or config.get("torch_dtype") or "float32")
     with tempfile.TemporaryDirectory(prefix="hybridize-") as temporary:
+        choice, ready = _choose(folder, engine, Path(temporary), kept)
+        _explain(choice)
         asked = ServeSettings(
-            model=_make_ready(folder, choice, Path(temporary), kept),
+            model=ready,
             host=host,
             port=port,
             max_sequences=max_sequences,
@@ -101,7 +101,9 @@ def find_model(model: str) -> Path:
 def name_model(model: str) -> str:
     """Return what requests call a model: the name of its folder or file."""
     path = Path(model)
-    return path.resolve().parent.name if path.name == "model" else path.stem or model
+    if path.name == "model":
+        return path.resolve().parent.name
+    return path.stem if path.suffix == ".gguf" else path.resolve().name
 
 
 def _explain(choice: "Choice") -> None:
@@ -110,13 +112,28 @@ def _explain(choice: "Choice") -> None:
         say(f"  not {name}: {reason}")
 
 
-def _make_ready(model: Path, choice: "Choice", temporary: Path, dtype: str) -> Path:
-    if choice.format is None:
-        return model
-    from hybridize.exports.ready import make_ready
+def _choose(model: Path, engine: str, temporary: Path, dtype: str) -> "tuple[Choice, Path]":
+    """Choose an engine, and write the model for it where it wants that.
 
-    say(f"writing {model} as {choice.format} for {choice.engine.name}, for this time only")
-    return make_ready(model, temporary / "model", format=choice.format, dtype=dtype)
+    Where no engine was asked for and the model cannot be written after all, the next is chosen.
+    """
+    from hybridize.engines.choose import choose_engine
+
+    excluded: dict[str, str] = {}
+    while True:
+        choice = choose_engine(model, None if engine == "auto" else engine, excluded=excluded)
+        if choice.format is None:
+            return choice, model
+        from hybridize.exports.ready import make_ready
+
+        say(f"writing {model} as {choice.format} for {choice.engine.name}, for this time only")
+        try:
+            folder = temporary / choice.format
+            return choice, make_ready(model, folder, format=choice.format, dtype=dtype)
+        except HybridizeError as error:
+            if engine != "auto":
+                raise
+            excluded[choice.engine.name] = str(error)
 
 
 def _warn_of_context(config: dict[str, object], tokens: int | None) -> None:

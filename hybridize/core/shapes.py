@@ -48,7 +48,7 @@ class RandomShape:
 
 SHAPES = {
     "llama-1m": "4x128x4x2x352x256",
-    "llama-60m": "12x512x8x2x1408x4096",
+    "llama-60m": "12x640x10x2x1792x4096",
     "llama-230m": "20x1024x16x4x2816x4096",
     "llama-310m": "28x1024x16x4x2816x4096",
     "llama-1b": "16x2048x32x8x8192x32768",

@@ -9,7 +9,7 @@ from hybridize.core.families import FAMILIES
 
 MIXERS = ("attention", "gated_delta", "identity", "mamba1", "mamba2", "sliding")
 """Kinds that the layers of `hybridize.vllm_plugin` can be."""
-ROPES = ("default", "linear", "dynamic", "llama3", "yarn")
+ROPES = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions that vLLM turns as transformers does."""
 
 

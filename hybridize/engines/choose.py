@@ -1,6 +1,8 @@
 """Which engine serves a model here, in which format, and why not the others."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from hybridize.core.errors import HybridizeError, MachineError, ModelError
@@ -13,6 +15,9 @@ ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
 """Device files of GPUs that vLLM has kernels for."""
 WRITTEN_FOR = {"llama.cpp": "gguf", "vllm": "stock"}
 """Engine -> format that a model folder is written in for it, where it cannot read the folder."""
+
+NEEDED = {"gguf": ("gguf",)}
+"""Format -> packages its writer needs, which are extras of their own names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,9 @@ class Choice:
     """Engine that comes before it -> why it was passed over."""
 
 
-def choose_engine(model: Path, asked: str | None = None) -> Choice:
+def choose_engine(
+    model: Path, asked: str | None = None, *, excluded: Mapping[str, str] | None = None
+) -> Choice:
     """Choose the engine for a model folder or file.
 
     Without a GPU llama.cpp comes first, which starts in a second and is the fastest there; with
@@ -37,6 +44,7 @@ def choose_engine(model: Path, asked: str | None = None) -> Choice:
     Args:
         model: folder or GGUF file.
         asked: name of an engine, which must then serve the model; None chooses.
+        excluded: engines found not to serve it, each with the reason.
 
     Raises:
         RecipeError: there is no such engine.
@@ -56,6 +64,7 @@ def choose_engine(model: Path, asked: str | None = None) -> Choice:
     for name in names:
         engine = find_engine(name)
         format_, reason = find_way(engine, model)
+        reason = (excluded or {}).get(name, reason)
         if reason is None:
             where = "with a GPU" if has_accelerator else "without a GPU"
             why = f"the first of {', '.join(names)} ({where}) that is installed and serves it"
@@ -73,8 +82,11 @@ def find_way(engine: Engine, model: Path) -> tuple[str | None, str | None]:
         return None, reason
     try:
         misfits = check_fit(read_config(model), wanted)
-    except ModelError as error:
-        return None, str(error)
+    except ModelError:
+        return None, reason
+    missing = [name for name in NEEDED.get(wanted, ()) if find_spec(name) is None]
+    if missing:
+        return None, f"{reason} Writing it needs: pip install 'hybridize[{missing[0]}]'."
     if misfits:
         return None, f"{reason} It cannot be written as {wanted} either: {'; '.join(misfits)}."
     return wanted, None

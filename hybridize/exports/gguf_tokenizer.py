@@ -23,7 +23,7 @@ SPLITS = {
     _CONTRACTIONS + _LETTERS + r"|\p{N}" + _REST: "qwen2",
 }
 """Regular expression of a byte-level BPE's first split -> llama.cpp's name of it."""
-_WORDS, _CHARACTERS, _BYTES = "t5", "llama", "gpt2"
+_WORDS, _CHARACTERS, _BYTES, _NAMES = "t5", "llama", "gpt2", "bert"
 _ENDS = ("eos", "eot", "eom")
 
 Keys = dict[str, Any]
@@ -222,14 +222,18 @@ def _name_ends(ends: Sequence[int]) -> Keys:
 
 
 def _name_all(vocab_size: int) -> Keys:
-    """Name every token after its number; text is then such names between spaces."""
+    """Name every token after its number; text is then such names between spaces.
+
+    Of the tokenizers that take whole words, that of BERT has no token of its own that ends a text.
+    """
     return {
-        "tokenizer.ggml.model": _WORDS,
+        "tokenizer.ggml.model": _NAMES,
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [f"{SPACE}t{token}" for token in range(vocab_size)],
         "tokenizer.ggml.token_type": [NORMAL] * vocab_size,
-        "tokenizer.ggml.scores": [-1.0] * vocab_size,
         "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.seperator_token_id": 0,
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.ggml.add_sep_token": False,
     }

@@ -191,7 +191,7 @@ def _serve(
             asked = ServeSettings(
                 model=_write(candidate, format_, folder, settings.dtype),
                 max_sequences=max_sequences,
-                context_tokens=max(load.context_tokens for load in settings.loads) + 1,
+                context_tokens=max(load.context_tokens for load in (WARM_UP, *settings.loads)) + 1,
                 dtype=KEPT_IN.get(settings.dtype, settings.dtype),
                 threads=settings.threads,
                 name=candidate.name,

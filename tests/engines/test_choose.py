@@ -76,3 +76,16 @@ def test_where_no_engine_serves_all_reasons_are_told(engines, tmp_path):
 def test_an_unknown_engine_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="not an engine"):
         choose_engine(tmp_path, "sglang")
+
+
+def test_an_engine_that_was_found_wanting_is_passed_over(engines, tmp_path):
+    choice = choose_engine(tmp_path, excluded={"llama.cpp": "its tokenizer cannot be written."})
+    assert choice.engine.name == "vllm"
+    assert choice.passed_over == {"llama.cpp": "its tokenizer cannot be written."}
+
+
+def test_a_missing_package_for_writing_is_named(engines, monkeypatch):
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    engines["llama.cpp"] = Known("llama.cpp", "there is no GGUF file.")
+    shipped = Path(choose.__file__).parents[1] / "assets" / "teacher"
+    assert "hybridize[gguf]" in choose_engine(shipped).passed_over["llama.cpp"]

@@ -3,6 +3,7 @@
 Legend: T tokens, V vocabulary.
 """
 
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -100,8 +101,6 @@ def test_narrow_files_are_near(dtype, llama_cpp, tmp_path):
 
 def tokenize(client: Client, text: str) -> list[int]:
     """Ask llama-server for the tokens of a text."""
-    import json
-
     body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
     with Connection(client.url + "/tokenize", 30) as connection:
         answer = connection.send("POST", body, {"Content-Type": "application/json"})
@@ -145,3 +144,13 @@ def test_shipped_problems_are_split_word_by_word_and_answers_read_alike(llama_cp
             for word in tokenizer.convert_ids_to_tokens(answer.token_ids)
             if word[1:-1] not in ("pad", "bos", "eos")
         ]
+
+
+def test_without_a_tokenizer_numbers_are_words_and_nothing_ends_a_text(llama_cpp, tmp_path):
+    model = make_model(eos_token_id=None)
+    writer.write(model, tmp_path, "float32")
+    with llama_cpp.serve(tmp_path) as client:
+        assert tokenize(client, "t5 t17\nt63") == [5, 17, 63]
+        answer = client.complete([5, 17], Sampling(max_tokens=200, logprobs=1))
+    assert len(answer.token_ids) == 200
+    assert answer.text.split() == [f"t{token}" for token in answer.token_ids]

@@ -87,6 +87,7 @@ def test_a_model_without_a_tokenizer_gets_numbered_words():
     keys = make_tokenizer_keys(None, 8, [3])
     assert keys[KEY + "tokens"] == [f"{SPACE}t{number}" for number in range(8)]
     assert keys[KEY + "eos_token_id"] == 3
+    assert KEY + "eos_token_id" not in make_tokenizer_keys(None, 8)
 
 
 def wrap(tokenizer):

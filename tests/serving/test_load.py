@@ -8,12 +8,12 @@ def test_no_answer_depends_on_what_else_is_asked(start):
     requests = [
         one
         for one in draw_requests(120, seed=3, most_tokens=24)
-        if len(one.prompt.split()) < 80 or one.kind in ("cancel", "malformed")
+        if len(one.prompt.split()) < 80
     ]
     found = run_load(client, requests, at_once=8, engine="own", say=lambda _: None)
     assert found.failed == []
     assert found.different == []
     assert set(found.refused) == {"400"}
-    assert found.answered > 30 and found.cancelled > 5
+    assert found.answered > 30 and found.cancelled > 3
     assert found.is_well
     assert client.read_metrics()["hybridize_answering"] == 0

@@ -5,6 +5,15 @@ import pytest
 from tests.vllm_plugin.folders import VOCAB, make_student
 from tests.vllm_plugin.serving import Work, ask, check, get_python, make_prompts
 
+
+def turn(kind, **more):
+    """Return rotary positions of a kind for twice and more of the context they were made for."""
+    rope = {"rope_type": kind, "rope_theta": 10_000.0, "factor": 4.0, **more}
+    if kind != "linear":
+        rope["original_max_position_embeddings"] = 128
+    return {"rope_parameters": rope}
+
+
 PUBLISHED = {"repeat": "state", "dt_bias": "twice", "step_rank": 5}
 CASES = {
     "every mixer": (
@@ -36,6 +45,14 @@ CASES = {
     "granite": ("granite", "attention mamba1 attention", {}, {}),
     "smollm3": ("smollm3", "attention attention mamba2 sliding", {"sliding": {"window": 1}}, {}),
     "olmo2": ("olmo2", "attention mamba1 attention", {}, {}),
+    "linear positions": ("llama", "attention mamba1", {}, turn("linear")),
+    "llama3 positions": (
+        "llama",
+        "attention sliding",
+        {},
+        turn("llama3", low_freq_factor=1.0, high_freq_factor=4.0),
+    ),
+    "yarn positions": ("qwen2", "attention sliding", {}, turn("yarn")),
     "phi3": ("phi3", "attention mamba1 attention sliding", {}, {}),
 }
 """Name -> family, mixers, their options, changes of the teacher."""
