@@ -188,7 +188,8 @@ def _check_training(
 def _check_budget(
     here: KeyPath, name: str, budget: Stage | Sft | Align, recipe: Recipe
 ) -> Iterator[Problem]:
-    tokens, per_step, length = budget.tokens, budget.tokens_per_step, recipe.data.sequence_length
+    tokens, length = budget.tokens, recipe.data.sequence_length
+    per_step = budget.tokens_per_step or length
     if per_step > tokens:
         yield (
             (*here, "tokens"),

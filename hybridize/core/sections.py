@@ -74,8 +74,9 @@ class Align(Section):
 
     tokens: Tokens = 100_000
     """Budget, in tokens seen by the teacher; all layers are trained in one pass."""
-    tokens_per_step: Tokens = 8_192
-    """Tokens of one update."""
+    tokens_per_step: Tokens | None = None
+    """Tokens of one update; null is one row of text: with the same tokens, many small steps come
+    nearer than few large ones."""
     lr: Positive = 1e-3
     """Peak learning rate of AdamW; over the last 70 % of the budget it goes to zero."""
     init: Literal["from_attention", "random"] = "from_attention"

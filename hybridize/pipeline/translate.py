@@ -127,7 +127,7 @@ def make_align_settings(recipe: Recipe) -> AlignSettings:
         optimizer=Optimizer(lr=section.lr),
         schedule=Schedule(decay=ALIGN_DECAY),
         grad_clip=None,
-        tokens_per_step=section.tokens_per_step,
+        tokens_per_step=section.tokens_per_step or recipe.data.sequence_length,
         rows_per_microbatch=recipe.distill.rows_per_microbatch,
         checkpoint_every=recipe.distill.checkpoint_every,
         skip_bad_batches=recipe.distill.skip_bad_batches,
