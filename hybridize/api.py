@@ -28,6 +28,7 @@ from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Bench as BenchSection
 from hybridize.core.sections import Evaluate, LeaveOneOut, ReplaceOne
 from hybridize.core.stored_text import StoredText
+from hybridize.models.folders import find_folder
 from hybridize.models.model import Model, load
 from hybridize.pipeline import run_recipe
 from hybridize.pipeline.translate import make_calibration, make_fit_settings
@@ -270,18 +271,34 @@ def merge(
     return merge_stage.run(models, merge_stage.MergeSettings(method=method, weights=tuple(weights)))
 
 
-def export(model: Model, out: Path | str, *, format: str = "apriel-h1") -> Path:
-    """Write a model in the layout of another project, tokenizer included; return the folder.
+def export(
+    model: Model | Path | str,
+    out: Path | str,
+    *,
+    format: str | None = None,
+    dtype: str | None = None,
+    verify: bool = True,
+    prompts: Sequence[str] = (),
+) -> export_stage.Exported:
+    """Write a model in the layout another project reads, with tokenizer, recipe and model card.
 
     Args:
-        out: appears whole or not at all.
-        format: "apriel-h1" is that of the published checkpoints; see `hybridize.stages.export`.
+        model: or its folder, whose card is kept, and the recipe where it lies in that of a run.
+        out: appears whole and verified, or not at all.
+        format: see `hybridize ls exports`; None is "stock" where a class of transformers holds the
+            model exactly, else "hybridize".
+        dtype: type of the weights; None keeps the model's.
+        verify: whether the folder must first answer as the model does.
+        prompts: texts to verify with; problems of the built-in tasks where there are none.
 
     Raises:
-        ModelError: an unknown format, or one that cannot hold the model exactly.
+        ModelError: the format cannot hold the model exactly, or what was written answers otherwise.
         MachineError: the disk is full or refuses.
     """
-    return export_stage.run(model, export_stage.ExportSettings(format=format), out)
+    origin = None if isinstance(model, Model) else find_folder(model)
+    how = export_stage.ExportSettings(format=format, dtype=dtype, verify=verify, prompts=prompts)
+    loaded = model if isinstance(model, Model) else load_model(model, dtype=None)
+    return export_stage.run(loaded, how, out, origin=origin)
 
 
 class Scores(tuple[evaluate_stage.Evaluation, ...]):

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from hybridize.cli.options import ModelArgument, show
+from hybridize.cli.options import ModelArgument, say, show
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(epilog="Example: hybridize export out/h2 out/h2-apriel --format apriel-h1")(export)
+    app.command(epilog="Example: hybridize export runs/tiny/merge/model out/tiny")(export)
     app.command(
         epilog="Example: hybridize consolidate runs/tiny/stages/01-h6/checkpoint out/h6-so-far"
     )(consolidate)
@@ -20,13 +20,29 @@ def export(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     format_name: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="See `hybridize ls formats`.")
-    ],
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="See `hybridize ls exports`; stock where that fits, else hybridize.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Type of the weights; the model's where left out."),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Ask what was written before it gets its name."),
+    ] = True,
 ) -> None:
-    """Write a model in the layout of another project, exactly or not at all."""
+    """Write a model for other programs, with tokenizer, recipe and card, exactly or not at all."""
     from hybridize import api
 
-    show(str(api.export(api.load_model(model, dtype=None), out, format=format_name)))
+    made = api.export(model, out, format=format_name, dtype=dtype, verify=verify)
+    for line in str(made).splitlines():
+        say(line)
+    show(str(made.folder))
 
 
 def consolidate(

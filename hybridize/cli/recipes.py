@@ -147,8 +147,8 @@ def list_names(
         str,
         typer.Argument(
             metavar="KIND",
-            help="mixers, losses, methods, merges, suites, families, formats, recipes, or "
-            "settings: the recipe reference as Markdown.",
+            help="mixers, losses, methods, merges, suites, families, formats, recipes, exports: "
+            "what fits where, or settings: the recipe reference as Markdown.",
         ),
     ],
     as_json: JsonOption = False,
@@ -165,8 +165,16 @@ def list_names(
         else:
             show(render_manual().rstrip("\n"))
         return
+    if kind == "exports":
+        from hybridize.core.exports import TARGETS, list_limits, list_rows
+
+        if as_json:
+            show_json(TARGETS)
+        else:
+            show(f"{table(list_rows())}\n\n{table(list_limits())}")
+        return
     if kind not in KINDS:
-        known = (*KINDS, "settings")
+        known = (*KINDS, "exports", "settings")
         hint = did_you_mean(kind, known)
         raise RecipeError(f"ls {kind}: no such kind. {hint}Known: {', '.join(known)}.")
     names = describe_names(kind)

@@ -90,13 +90,21 @@ TARGETS = {
         teachers=("llama", "mistral", "qwen2", "granite"),
         mixers=("mamba2",),
         engines={
-            "llama.cpp": "head width is free; mamba2 of expand 1 is padded with zero heads to "
-            "expand 2, which released builds want"
+            "llama.cpp": "head width is free; mamba2 narrower than twice the hidden size gets zero "
+            "heads, since released builds want that width; at least one attention layer; "
+            "unconverted models of qwen3 too"
         },
+    ),
+    "gguf-unpadded": Target(
+        format="gguf-unpadded",
+        class_name="granitehybrid, or the teacher's architecture",
+        teachers=("llama", "mistral", "qwen2", "granite"),
+        mixers=("mamba2",),
+        engines={"llama.cpp": "a build without the check of the inner width (docs/llama-cpp.md)"},
     ),
     "apriel-h1": Target(
         format="apriel-h1",
-        class_name="AprielHForCausalLM",
+        class_name="AprielThinkerSSMHybridForCausalLM",
         teachers=("llama", "mistral"),
         mixers=("mamba1", "identity"),
         engines={"transformers": "with the published code, or after `import hybridize`"},
@@ -106,6 +114,7 @@ TARGETS = {
 """Name -> a layout on disk; `hybridize ls exports` prints them."""
 _STOCK = {"mamba2": "granite", "gated_delta": "qwen3_5"}
 """The one converted mixer of a student -> its target."""
+_FREE = tuple(TARGETS[name] for name in _STOCK.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +183,7 @@ def check_fit(config: Config, format: str) -> list[str]:
 
     Args:
         config: values of config.json, of a teacher, a student or a published Apriel-H1.
-        format: "stock", "hybridize", "gguf" or "apriel-h1".
+        format: of one of TARGETS; one that is not there has reasons of its own.
 
     Raises:
         ModelError: the config is of no known family.
@@ -182,21 +191,24 @@ def check_fit(config: Config, format: str) -> list[str]:
     student = read_student(config)
     name = find_target(config, format)
     if name is None:
-        return [_tell_mixers(student)]
+        return [_tell_mixers(student)] if format == "stock" else []
     target = TARGETS[name]
     if name in ("teacher", "hybridize", "apriel-h1"):
         # The published layout can refuse weights only, and its writer does.
         return []
-    if name == "gguf" and not student.converted:
-        return _check_rope(student, target)
-    reasons = _check_teacher(student, target, name)
-    if name == "gguf":
-        return reasons + _check_mamba2(student)
+    if target.format.startswith("gguf") and not set(student.converted) <= set(target.mixers):
+        return [_tell_mixers(student)]
+    if target.format.startswith("gguf") and not student.converted:
+        # The architecture is the family's own, and its writer knows the exceptions.
+        return []
+    reasons = _check_teacher(student, target)
     if "attention" not in student.mixers:
         reasons.append(
-            "no layer is attention, and transformers' cache of that class needs one: keep one "
+            f"no layer is attention, and the cache of {target.class_name} needs one: keep one "
             "attention layer, or use --format hybridize"
         )
+    if target.format.startswith("gguf"):
+        return reasons
     if name == "granite":
         return reasons + _check_mamba2(student) + _check_widths(student)
     return reasons + _check_gated_delta(student)
@@ -213,23 +225,23 @@ def _tell_mixers(student: Student) -> str:
             f"its layers are {kinds}, and no class of transformers has them together: convert to "
             "mamba2 (Llama, Mistral, Qwen2) or gated_delta (Qwen3) alone, or use --format hybridize"
         )
-    instead = "gated_delta" if student.shape.family == "qwen3" else "mamba2"
+    near = next((t.mixers[0] for t in _FREE if student.shape.family in t.teachers), None)
+    instead = f"convert to {near}, or use" if near else "use"
     return (
-        f"no class of transformers has layers of {kinds} beside this attention: convert to "
-        f"{instead}, or use --format hybridize"
+        f"no class of transformers has layers of {kinds} beside this attention: {instead} "
+        "--format hybridize"
     )
 
 
-def _check_teacher(student: Student, target: Target, name: str) -> list[str]:
+def _check_teacher(student: Student, target: Target) -> list[str]:
     """Check what the layers keep of the teacher: family, windows, biases, norms, positions."""
     shape, reasons = student.shape, []
     if shape.family not in target.teachers:
-        near = "gated_delta" if shape.family == "qwen3" else None
+        near = next((t.mixers[0] for t in _FREE if shape.family in t.teachers), None)
+        instead = f"convert to {near}, or use" if near else "use"
         reasons.append(
             f"its teacher is of the family {shape.family}, and {target.class_name} holds "
-            f"{_list(target.teachers)}: "
-            + (f"convert to {near}, or use" if near else "use")
-            + " --format hybridize"
+            f"{_list(target.teachers)}: {instead} --format hybridize"
         )
     kept = [layer for layer in shape.window_layers if student.mixers[layer] == "attention"]
     if shape.window is not None and kept:
@@ -296,7 +308,9 @@ def _check_gated_delta(student: Student) -> list[str]:
 
 def list_rows() -> list[tuple[str, ...]]:
     """List the table of what fits where: header, then a row for each target."""
-    rows = [("format", "class", "teachers", "layers beside attention", "rotary positions")]
+    rows: list[tuple[str, ...]] = [
+        ("format", "class", "teachers", "layers beside attention", "rotary positions")
+    ]
     for target in TARGETS.values():
         rows.append(
             (
@@ -312,7 +326,7 @@ def list_rows() -> list[tuple[str, ...]]:
 
 def list_limits() -> list[tuple[str, ...]]:
     """List which engine reads what, with its limits: header, then a row for each."""
-    rows = [("class", "read by", "with")]
+    rows: list[tuple[str, ...]] = [("class", "read by", "with")]
     for target in TARGETS.values():
         rows += [(target.class_name, engine, limit) for engine, limit in target.engines.items()]
     return rows

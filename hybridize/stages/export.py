@@ -1,26 +1,43 @@
-"""Export: write a model in the layout another project reads, exactly and verified, or not at all."""
+"""Export: write a model in the layout another project reads, verified, or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from hybridize import __version__, tasks
+from hybridize.core.artifacts import write_json
 from hybridize.core.catalog import did_you_mean
-from hybridize.core.errors import ModelError
-from hybridize.core.exports import best_format, check_fit
+from hybridize.core.errors import MachineError, ModelError
+from hybridize.core.exports import TARGETS, best_format, check_fit, find_target
 from hybridize.core.whole_folder import whole_folder
+from hybridize.exports.card import plain_check, write_card
+from hybridize.exports.expected import Expected, make_expected, round_weights
 from hybridize.exports.folder import write_companions
+from hybridize.exports.prompts import make_prompts
+from hybridize.exports.verify import Check, require, verify_engine, verify_folder, why_unchecked
 from hybridize.models.model import Model
 
 FORMATS = {
     "stock": "hybridize.exports.stock:write",
     "hybridize": "hybridize.exports.own:write",
+    "gguf": "hybridize.exports.gguf:write",
+    "gguf-unpadded": "hybridize.exports.gguf:write_unpadded",
     "apriel-h1": "hybridize.exports.apriel_h1:write",
 }
 """Name -> "module:function" that writes a model into a folder; imported on use. See
 `hybridize.exports` for what it is given and what it leaves to this stage."""
+READERS = {
+    "stock": ("transformers", "vllm"),
+    "hybridize": ("transformers", "vllm"),
+    "gguf": ("llama.cpp",),
+    "gguf-unpadded": ("llama.cpp",),
+    "apriel-h1": ("transformers", "vllm"),
+}
+"""Format -> programs that are asked in the verification, serving engines where installed."""
 
 Write = Callable[[Model, Path, str | None], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +48,78 @@ class ExportSettings:
     """Name in FORMATS; None is the best that fits: stock, or else hybridize."""
     dtype: str | None = None
     """Type of the weights; None keeps the model's."""
+    verify: bool = True
+    """Whether the folder has to answer as the model does before it gets its name."""
+    prompts: Sequence[str] = ()
+    """Texts to verify with; none are problems of the built-in tasks."""
 
 
-def run(model: Model, settings: ExportSettings, out: Path | str) -> Path:
-    """Write `model` into the folder `out`, which appears whole or not at all.
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written; stands for its folder where a path is wanted."""
+
+    folder: Path
+    format: str
+    target: str
+    """Name in `hybridize.core.exports.TARGETS`."""
+    dtype: str
+    checks: tuple[Check, ...]
+    unchecked: Mapping[str, str]
+    """Program -> why it was not asked."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}  {self.format}  {TARGETS[self.target].class_name}  {self.dtype}"]
+        lines += map(str, self.checks)
+        lines += [f"not checked in {name}: {reason}" for name, reason in self.unchecked.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def run(
+    model: Model, settings: ExportSettings, out: Path | str, *, origin: Path | None = None
+) -> Exported:
+    """Write `model` into the folder `out`, which appears whole and verified, or not at all.
+
+    Args:
+        model: a teacher or a student.
+        settings: what to write.
+        out: folder; one that exists is replaced when all is done.
+        origin: folder the model was read from, whose card is kept, and whose recipe if it lies in
+            the folder of a run.
 
     Raises:
-        ModelError: an unknown format, or one that cannot hold the model exactly.
+        ModelError: an unknown format, one that cannot hold the model exactly, or the folder does
+            not answer as the model does.
         MachineError: the disk is full or refuses.
     """
-    network = model.network
-    config = network.config.to_dict()
+    config = model.network.config.to_dict()
     name = best_format(config) if settings.format is None else settings.format
     write = find_writer(name)
     reasons = check_fit(config, name)
     if reasons:
         raise ModelError(f"model {model.name} does not fit --format {name}: {'; '.join(reasons)}.")
-    tensors = network.state_dict().values()
+    target = find_target(config, name)
+    assert target is not None, "check_fit lets no such model pass"
+    tensors = model.network.state_dict().values()
     needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     with whole_folder(out, needed_bytes=needed_bytes) as fresh:
         write(model, fresh, settings.dtype)
-        write_companions(model, fresh, {})
-    return Path(out)
+        write_companions(model, fresh, _find_recipe(origin))
+        checks, unchecked = _verify(model, settings, name, fresh)
+        made = Exported(
+            folder=Path(out),
+            format=name,
+            target=target,
+            dtype=_find_dtype(model, settings),
+            checks=checks,
+            unchecked=unchecked,
+        )
+        _write_report(model, made, fresh, origin)
+    return made
 
 
 def find_writer(name: str) -> Write:
@@ -67,3 +134,85 @@ def find_writer(name: str) -> Write:
     module, function = FORMATS[name].split(":")
     write: Write = getattr(import_module(module), function)
     return write
+
+
+def _verify(
+    model: Model, settings: ExportSettings, name: str, folder: Path
+) -> tuple[tuple[Check, ...], dict[str, str]]:
+    """Ask every program that is at hand; return what they answered, and who was not asked."""
+    programs = READERS.get(name, ())
+    if not settings.verify:
+        return (), dict.fromkeys(programs, "it was asked not to (--no-verify).")
+    texts = settings.prompts or _draw_prompts()
+    network, dtype = round_weights(model.network, settings.dtype), _find_dtype(model, settings)
+    expected = make_expected(network, make_prompts(model, texts))
+    checks, unchecked = [], {}
+    for program in programs:
+        found = _ask(program, folder, name, dtype, expected)
+        if isinstance(found, str):
+            unchecked[program] = found
+            continue
+        require(found, model.name)
+        checks.append(found)
+    return tuple(checks), unchecked
+
+
+def _find_dtype(model: Model, settings: ExportSettings) -> str:
+    kept = model.network.model.embed_tokens.weight.dtype
+    return settings.dtype or str(kept).removeprefix("torch.")
+
+
+def _ask(program: str, folder: Path, name: str, dtype: str, expected: Expected) -> Check | str:
+    """Return what a program answers, or why it was not asked."""
+    if program == "transformers":
+        return verify_folder(folder, expected, import_hybridize=name != "stock")
+    reason = why_unchecked(program, folder)
+    if reason is not None:
+        return reason
+    # llama.cpp computes in the type of the weights; the others compute in float32 as asked.
+    is_rounded = program == "llama.cpp" and dtype != "float32"
+    try:
+        return verify_engine(program, folder, expected, is_rounded=is_rounded)
+    except MachineError as error:
+        return f"it did not run: {str(error).splitlines()[0]}"
+
+
+def _draw_prompts() -> tuple[str, ...]:
+    """Return a held-out problem of each kind, as the chat template renders it."""
+    return tuple(
+        tasks.make(kind, seed=3, index=0, split="heldout").prompt_text for kind in tasks.KINDS
+    )
+
+
+def _write_report(model: Model, made: Exported, folder: Path, origin: Path | None) -> None:
+    """Write verification.json and the model card."""
+    checks: Sequence[Check] = made.checks
+    write_json(
+        folder / "verification.json",
+        {
+            "hybridize": __version__,
+            "format": made.format,
+            "dtype": made.dtype,
+            "checks": [plain_check(check) for check in checks],
+            "not_checked": made.unchecked,
+        },
+    )
+    card = origin / "README.md" if origin is not None else None
+    text = write_card(
+        model,
+        target=made.target,
+        dtype=made.dtype,
+        checks=checks,
+        unchecked=made.unchecked,
+        origin=card.read_text(encoding="utf-8") if card is not None and card.is_file() else None,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _find_recipe(origin: Path | None) -> dict[str, str]:
+    """Return the recipe of the run that a model folder lies in, as it was given."""
+    for folder in origin.resolve().parents if origin is not None else ():
+        recipe = folder / "recipe.yaml"
+        if recipe.is_file() and (folder / "status.json").is_file():
+            return {"recipe.yaml": recipe.read_text(encoding="utf-8")}
+    return {}
