@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +144,29 @@ def _get_environment(settings: ServeSettings) -> dict[str, str]:
 def _count_cache_gib(settings: ServeSettings) -> int:
     """Return whole GiB for the keys, values and states of all sequences, with room to spare.
 
-    A page holds as many tokens as make it as large as a state, and a sequence's last page is half
-    empty, so twice what is computed is asked for.
+    vLLM keeps them in pages of one size, of which some are filled in part.
     """
+    size = 4 if settings.dtype == "float32" else 2
     try:
         shape = ModelShape.read(settings.model)
+        tokens = settings.context_tokens or shape.max_positions
+        one = shape.cache_bytes(shape.layout(), tokens, bytes_per_value=size)
     except ModelError:
-        return 2
-    tokens = settings.context_tokens or shape.max_positions
-    size = 4 if settings.dtype == "float32" else 2
-    needed = (
-        2 * settings.max_sequences * shape.cache_bytes(shape.layout(), tokens, bytes_per_value=size)
-    )
-    return 1 + needed // GIB
+        one = _count_stock_bytes(read_config(settings.model), settings.context_tokens, size)
+    return 1 + settings.max_sequences * one * 5 // (4 * GIB)
+
+
+def _count_stock_bytes(config: Mapping[str, Any], tokens: int | None, size: int) -> int:
+    """Count the bytes that one sequence keeps in a class of transformers, by its usual keys."""
+    layers = config.get("layer_types") or ["attention"] * int(config.get("num_hidden_layers", 0))
+    heads = int(config.get("num_attention_heads") or 1)
+    width = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
+    keys = 2 * width * int(config.get("num_key_value_heads") or heads)
+    names = ("mamba_n_heads", "mamba_d_head", "mamba_d_state")
+    state = prod(int(config.get(name) or 0) for name in names) * 4
+    num_attention = sum(kind.endswith("attention") and "linear" not in kind for kind in layers)
+    tokens = tokens or int(config.get("max_position_embeddings") or 0)
+    return num_attention * keys * tokens * size + (len(layers) - num_attention) * state
 
 
 @cache

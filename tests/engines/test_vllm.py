@@ -121,3 +121,23 @@ def test_stock_folders_need_no_plugin():
     assert not needs_plugin(granite) and needs_plugin(STUDENT)
     assert find_obstacle(granite | {"head_dim": 16}) is None
     assert "would answer wrongly" in find_obstacle(granite | {"head_dim": 32})
+
+
+def test_the_cache_holds_what_the_sequences_keep(monkeypatch, tmp_path):
+    pretend(monkeypatch)
+    granite = {
+        "model_type": "granitemoehybrid",
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "hidden_size": 1024,
+        "layer_types": ["attention"] * 8 + ["mamba"] * 12,
+        "max_position_embeddings": 16384,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 128,
+        "mamba_d_state": 128,
+    }
+    settings = ServeSettings(model=write(tmp_path, granite), port=1, max_sequences=8)
+    command = find_engine("vllm").command(settings)
+    one = 8 * 2 * 128 * 4 * 16384 * 4 + 12 * 8 * 128 * 128 * 4
+    wanted = 1 + int(8 * one * 1.25 / 2**30)
+    assert command.environment["VLLM_CPU_KVCACHE_SPACE"] == str(wanted) == "6"
