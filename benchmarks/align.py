@@ -5,7 +5,7 @@
     python benchmarks/align.py table align.jsonl
 
 The shipped teacher, layers 1, 4, 5, 7, 8, 9, 10 of 12 to mamba2 at once, distilled (reverse KL 1 +
-cross entropy 1, AdamW 1e-3, 2,048 tokens a step, the last 70 % decaying), each budget a run of its
+cross entropy 1, AdamW 1e-3, 1,024 tokens a step, the last 70 % decaying), each budget a run of its
 own, because the gain comes while the rate falls. Alignment trains the mixers of all 12 layers.
 Seconds are those of the processor, one thread.
 """
@@ -47,8 +47,8 @@ def make_settings(tokens: int, lr: float, seed: int, grad_clip: float | None) ->
     """Return how both trainings go."""
     return FitSettings(
         tokens=tokens,
-        tokens_per_step=2_048,
-        rows_per_microbatch=2,
+        tokens_per_step=1_024,
+        rows_per_microbatch=1,
         grad_clip=grad_clip,
         optimizer=OptimizerSettings(lr=lr, weight_decay=0.0),
         schedule=ScheduleSettings(name="wsd", warmup=0.02, decay=0.7),
@@ -163,7 +163,7 @@ def main() -> None:
     one.add_argument("--start", choices=("aligned", "calibrated"), default="aligned")
     one.add_argument("--budgets", type=int, nargs="+", default=[81_920, 163_840, 245_760])
     one.add_argument("--align-tokens", type=int, default=100_352)
-    one.add_argument("--align-lr", type=float, default=1e-3)
+    one.add_argument("--align-lr", type=float, default=5e-3)
     one.add_argument("--problems", type=int, default=20, help="of each kind")
     one.set_defaults(do=run)
     other = commands.add_parser("table")
