@@ -44,7 +44,7 @@ def main() -> None:
     settings = ServeSettings(
         model=given.model,
         max_sequences=given.at_once,
-        context_tokens=512,
+        context_tokens=1024,
         dtype=given.dtype,
         threads=given.threads,
     )
