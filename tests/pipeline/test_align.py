@@ -3,10 +3,11 @@
 import pytest
 
 from hybridize.core.artifacts import hash_file, read_json, read_jsonl, read_result
-from hybridize.core.errors import Interrupted, RunError
+from hybridize.core.errors import Interrupted, RecipeError, RunError
 from hybridize.core.recipe import load_recipe
 from hybridize.models.model import load
 from hybridize.pipeline import open_street
+from hybridize.pipeline.translate import make_align_settings
 from hybridize.surgery.aligned import AlignedMixers
 from tests.pipeline.small import RECIPE, run
 from tests.tiny_tasks import save_task_teacher
@@ -99,3 +100,11 @@ def test_how_students_start_makes_no_alignment_stale(recipe, finished):
     states = open_street(other, finished).states()
     assert states["align"].kind == "done"
     assert states["h1"].changes == (("mixer.init", "aligned", "from_attention"),)
+
+
+def test_an_update_takes_one_row_unless_told(recipe):
+    assert make_align_settings(load_recipe(recipe)).training.tokens_per_step == 256
+    plain = load_recipe(recipe, ["align.tokens_per_step=null"])
+    assert make_align_settings(plain).training.tokens_per_step == plain.data.sequence_length == 128
+    with pytest.raises(RecipeError, match="align has a budget of 64 tokens, less than one step"):
+        load_recipe(recipe, ["align.tokens_per_step=null", "align.tokens=64"])
