@@ -3,10 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/align.py run SEED --start aligned >> align.jsonl
     OMP_NUM_THREADS=1 python benchmarks/align.py run SEED --start calibrated >> align.jsonl
     python benchmarks/align.py table align.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/align.py rank SEED
 
 The shipped teacher, layers 1, 4, 5, 7, 8, 9, 10 of 12 to mamba2 at once, distilled (reverse KL 1 +
 cross entropy 1, AdamW 1e-3, 1,024 tokens a step, the last 70 % decaying), each budget a run of its
 own, because the gain comes while the rate falls. Alignment trains the mixers of all 12 layers.
+`rank` tells how well replace_one ranks the layers of the teacher, by the rank correlation with
+replacements that are trained 48 steps each.
 Seconds are those of the processor, one thread.
 """
 
@@ -17,18 +20,21 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean
+from statistics import correlation, mean
 from typing import Any
 
 import torch
 
 import hybridize as hz
+from hybridize.core.importance import Importance
 from hybridize.evaluation.answers import answer, problems, score
 from hybridize.models.model import Model
 from hybridize.pipeline.translate import make_calibration
 from hybridize.stages import align
+from hybridize.stages.importance import ReplaceOneSettings, replace_one
 from hybridize.surgery.fresh import FreshSettings, convert_fresh
 from hybridize.training.data import TokenSource
 from hybridize.training.loop import fit
@@ -84,12 +90,18 @@ def align_all(
     return FreshSettings(init="aligned", seed=given.seed, aligned=folder)
 
 
-def run(given: argparse.Namespace) -> None:
-    """Distil once for each budget from one start; print a line for each."""
+def open_inputs(seed: int) -> tuple[Model, TokenSource, TokenSource]:
+    """Return the teacher, training rows of a seed, and held-out rows that are always the same."""
     torch.set_num_threads(1)
     teacher = hz.load_teacher("shipped", device="cpu")
-    data = hz.make_tasks(teacher.tokenizer, sequence_length=1024, seed=given.seed)
+    data = hz.make_tasks(teacher.tokenizer, sequence_length=1024, seed=seed)
     heldout = hz.make_tasks(teacher.tokenizer, sequence_length=1024, seed=17, heldout=True)
+    return teacher, data, heldout
+
+
+def run(given: argparse.Namespace) -> None:
+    """Distil once for each budget from one start; print a line for each."""
+    teacher, data, heldout = open_inputs(given.seed)
     with tempfile.TemporaryDirectory() as scratch:
         fresh = FreshSettings(seed=given.seed)
         if given.start == "aligned":
@@ -122,6 +134,37 @@ def run(given: argparse.Namespace) -> None:
                 accuracy=score(answers)[1].accuracy,
                 seconds=seconds,
             )
+
+
+def rank(given: argparse.Namespace) -> None:
+    """Measure importance by replace_one from both starts; print how well each ranks."""
+    teacher, data, heldout = open_inputs(given.seed)
+    calibration = make_calibration(data, CALIBRATION_TOKENS)
+
+    def measure(fresh: FreshSettings, steps: int) -> Importance:
+        training = replace(make_settings(steps * 1_024, 1e-3, given.seed, 1.0), train=("mixer",))
+        how = ReplaceOneSettings(fresh=fresh, tokens=4_096, steps=steps, training=training)
+        return replace_one(teacher, teacher, data, heldout, how, calibration=calibration)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        calibrated = FreshSettings(seed=given.seed)
+        aligned = align_all(teacher, data, heldout, Path(scratch), given)
+        wanted = measure(calibrated, 48)
+        for arm, found in (
+            ("calibrated", measure(calibrated, 3)),
+            ("aligned", measure(aligned, 3)),
+        ):
+            for steps, name in ((0, "score_before"), (3, "score")):
+                scores = [getattr(entry, name) for entry in found.scores]
+                same = correlate(scores, [entry.score for entry in wanted.scores])
+                say(seed=given.seed, arm=arm, steps=steps, spearman=same, scores=scores)
+        say(seed=given.seed, arm="wanted", scores=[entry.score for entry in wanted.scores])
+
+
+def correlate(one: list[float], other: list[float]) -> float:
+    """Return the correlation of ranks (Spearman) of two lists without ties."""
+    ranks = ([sorted(values).index(value) for value in values] for values in (one, other))
+    return correlation(*ranks)
 
 
 def find_tokens(points: list[tuple[int, float]], level: float) -> float | None:
@@ -166,6 +209,11 @@ def main() -> None:
     one.add_argument("--align-lr", type=float, default=5e-3)
     one.add_argument("--problems", type=int, default=20, help="of each kind")
     one.set_defaults(do=run)
+    one = commands.add_parser("rank")
+    one.add_argument("seed", type=int)
+    one.add_argument("--align-tokens", type=int, default=100_352)
+    one.add_argument("--align-lr", type=float, default=5e-3)
+    one.set_defaults(do=rank)
     other = commands.add_parser("table")
     other.add_argument("file", type=Path)
     other.set_defaults(do=table)
