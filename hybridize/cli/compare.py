@@ -1,6 +1,5 @@
 """The command compare: what differs between two runs, or between two models."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,8 @@ import typer
 from hybridize.cli.options import JsonOption, show, show_json
 
 Differences = dict[str, list[str]]
+_BLOCK = 2**24
+"""Bytes of a tensor that are read at once."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -93,9 +94,10 @@ def _scores(run: Path) -> dict[str, Any]:
 
 
 def _models(first: Path, second: Path) -> Differences:
-    from hybridize.core.artifacts import changed_keys, read_json
+    from hybridize.core.artifacts import changed_keys
+    from hybridize.core.model_files import read_config
 
-    configs = [read_json(folder / "config.json") for folder in (first, second)]
+    configs = [read_config(folder) for folder in (first, second)]
     tensors = [dict(_tensors(folder)) for folder in (first, second)]
     keys = [f"{key}: {old} -> {new}" for key, old, new in changed_keys(configs[0], configs[1])]
     ours, theirs = tensors
@@ -110,14 +112,12 @@ def _tensors(folder: Path) -> Iterator[tuple[str, str]]:
     """List the name of each tensor with a digest of its type, shape and bytes."""
     import hashlib
 
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(header_bytes))
-            header.pop("__metadata__", None)
-            for name, entry in header.items():
-                start, stop = entry["data_offsets"]
-                file.seek(8 + header_bytes + start)
-                digest = hashlib.sha256(f"{entry['dtype']}{entry['shape']}".encode())
-                digest.update(file.read(stop - start))
-                yield name, digest.hexdigest()
+    from hybridize.core.model_files import list_tensors
+
+    for name, place in sorted(list_tensors(folder).items()):
+        digest = hashlib.sha256(f"{place.dtype}{place.shape}".encode())
+        with place.file.open("rb") as file:
+            file.seek(place.start)
+            for start in range(place.start, place.stop, _BLOCK):
+                digest.update(file.read(min(_BLOCK, place.stop - start)))
+        yield name, digest.hexdigest()

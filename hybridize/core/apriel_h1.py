@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from hybridize.core.auto_names import APRIEL_H1
+from hybridize.core.auto_names import APRIEL_H1, APRIEL_H1_KEYS
 from hybridize.core.errors import ModelError
 from hybridize.core.model_files import tell
 
@@ -74,7 +74,7 @@ def is_apriel_h1(values: Values, names: Iterable[str] = ()) -> bool:
     """Tell whether a config.json, and the names of tensors where at hand, are of Apriel-H1."""
     if values.get("model_type") == "hybridize":
         return False
-    if values.get("model_type") in APRIEL_H1 or {"hybrid_block_layout", "ssm_cfg"} & set(values):
+    if values.get("model_type") in APRIEL_H1 or APRIEL_H1_KEYS & set(values):
         return True
     return any(_IN_LAYER.fullmatch(name) and name.endswith(".mixer.A_log") for name in names)
 
@@ -245,10 +245,18 @@ def _sizes_of_config(own: Values, teacher: Values, place: str) -> _Sizes:
         inner=get("d_inner", get("expand", 1) * hidden),
         shared=get("d_xb", hidden),
         rank=get("dt_rank", ceil(hidden / 16)),
-        conv_bias=own.get("conv_bias", True) is not False,
-        linear_bias=own.get("bias", False) is True,
-        step_bias=own.get("dt_proj_bias", True) is not False,
+        **{name: _has_bias(own, key) for key, name in _BIASES.items()},
     )
+
+
+_BIASES = {"conv_bias": "conv_bias", "dt_proj_bias": "step_bias", "bias": "linear_bias"}
+"""Key of ssm_cfg -> field of _Sizes."""
+
+
+def _has_bias(own: Values, key: str) -> bool:
+    """Read a flag of ssm_cfg; where it is left out, all biases but `bias` are there."""
+    value = own.get(key)
+    return key != "bias" if value is None else bool(value)
 
 
 def get_hidden(teacher: Values) -> int:
@@ -308,6 +316,16 @@ def _compare(own: Values, given: _Sizes, held: _Sizes, place: str) -> None:
             raise ModelError(
                 f"model {place}: config.json says ssm_cfg.{key} {told}, but the tensors have "
                 f"{found}. Copy the config.json that belongs to the weights."
+            )
+    biases = {"conv_bias": "conv1d", "dt_proj_bias": "dt_proj", "bias": "in_proj"}
+    for key, owner in biases.items():
+        told, found = _has_bias(own, key), getattr(held, _BIASES[key])
+        # A bias of which nothing is stated may be there, but a default one may not be missing.
+        if told != found and (own.get(key) is not None or (own and told)):
+            raise ModelError(
+                f"model {place}: by ssm_cfg.{key} the mixers have {'a' if told else 'no'} bias, "
+                f"but mixer.{owner}.bias is {'there' if found else 'missing'}. "
+                "Copy the config.json that belongs to the weights, or all weights again."
             )
 
 

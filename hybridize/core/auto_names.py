@@ -2,7 +2,9 @@
 
 `import hybridize` calls `announce`. If transformers' table of configurations is loaded already, a
 stand-in for each name is put there at once; if not, as soon as it is. A stand-in imports
-`hybridize.models` when a model of its name is first asked for.
+`hybridize.models` when a model of its name is first asked for. A config.json that has what only
+Apriel-H1 has is read under one of its names, whichever it tells: as the Mistral that some of them
+say they are, transformers would make them with attention at random.
 """
 
 import sys
@@ -17,6 +19,8 @@ APRIEL_H1 = ("apriel_ssm_thinker_hybrid", "apriel_hybrid_ssm", "apriel_h", "apri
 """The model_type of published Apriel-H1: of training exports, of Fast-LLM, and of releases."""
 NAMES = ("hybridize", *APRIEL_H1)
 """Values of model_type in config.json."""
+APRIEL_H1_KEYS = frozenset({"hybrid_block_layout", "ssm_cfg"})
+"""Keys of config.json that Apriel-H1 has, and no model of transformers."""
 
 
 def announce() -> None:
@@ -32,6 +36,31 @@ def _register(table: ModuleType) -> None:
     for name in NAMES:
         if name not in known:
             known.register(name, _stand_in(name))
+    if type(table.PreTrainedConfig) is not _Reader:
+        table.PreTrainedConfig = _Reader(table.PreTrainedConfig)
+
+
+class _Reader:
+    """Stands for the class that reads config.json in the table, and tells Apriel-H1 by its keys."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, self._real)
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return issubclass(kind, self._real)
+
+    def get_config_dict(self, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the values of a config.json, and the arguments that are for others."""
+        values, rest = self._real.get_config_dict(*args, **kwargs)
+        if values.keys() >= APRIEL_H1_KEYS and values.get("model_type") not in NAMES:
+            values = {**values, "model_type": APRIEL_H1[0]}
+        return values, rest
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 def _stand_in(name: str) -> type:

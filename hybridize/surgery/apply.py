@@ -146,6 +146,7 @@ def _plan(
 ) -> tuple[WeightMap, HybridForCausalLM]:
     with torch.device("meta"):
         student = HybridForCausalLM(config)
+    _check_source(model, source)
     before, teacher = _get_shapes(model), _get_shapes(source)
     wanted = _get_shapes(student)
     made: Entries = {}
@@ -176,6 +177,24 @@ def _plan(
     shapes = {"student": before, "teacher": needed, "init": wanted, "aligned": wanted}
     weights.check(wanted, shapes)
     return weights, student
+
+
+def _check_source(model: HybridForCausalLM, source: HybridForCausalLM) -> None:
+    """Check that the attention of the source is of the sizes of the model's."""
+    for key in _SOURCE_SIZES:
+        wanted, found = (getattr(one.config, key) for one in (model, source))
+        if wanted != found:
+            raise ModelError(
+                f"the source has {key} {found}, and the model {wanted}. "
+                "Name the teacher that the model was made of as source (--teacher)."
+            )
+
+
+_SOURCE_SIZES = (
+    *("num_hidden_layers", "hidden_size"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+)
+"""What a source has to have in common with the model, by names of the configuration."""
 
 
 def _get_shapes(model: nn.Module) -> dict[str, Shape]:

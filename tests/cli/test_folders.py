@@ -62,6 +62,17 @@ def test_compare_names_the_tensors_that_differ(call, make_model):
     assert out == "config: the same\ntensors: the same\n"
 
 
+DAMAGE = {"config.json": b"[]", "model.safetensors": b"\x20\0\0\0\0\0\0\0{"}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_compare_says_which_file_is_damaged(call, make_model, name):
+    make_model("first", 1.0)
+    (make_model("second", 1.0) / name).write_bytes(DAMAGE[name])
+    _, err = call("compare", "first", "second", code=2)
+    assert err.startswith(f"model second: {name}") and err.count("\n") == 1
+
+
 def test_compare_names_what_differs_between_runs(call, tmp_path):
     for name, lr in (("first", "1e-3"), ("second", "2e-3")):
         recipe = load_recipe("tiny", [f"distill.optimizer.lr={lr}"])

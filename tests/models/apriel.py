@@ -83,6 +83,7 @@ def make_config(form: Form) -> dict[str, Any]:
             "dt_rank": "auto",
             "conv_bias": "conv1d" in form.biases,
             "bias": "in_proj" in form.biases,
+            "dt_proj_bias": "dt_proj" in form.biases,
         },
     }
     changed = values | form.config

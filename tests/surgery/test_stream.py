@@ -1,7 +1,9 @@
 """Converting folder to folder: the bytes of the long way round, in the memory of a file."""
 
 import filecmp
+import json
 import runpy
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from hybridize.surgery.fresh import FreshSettings
 from hybridize.surgery.stream import stream
 from tests.models.apriel import Form, make_checkpoint
 from tests.test_architecture import ROOT
-from tests.tiny import as_student, tiny_teacher
+from tests.tiny import FAMILY_NAMES, as_student, tiny_teacher
 
 CASES = [
     ("llama", torch.float32, False, "mamba2", {"expand": 2}),
@@ -30,9 +32,9 @@ def write_teacher(folder: Path, family: str = "llama", dtype=torch.float32, **ch
     return save_model(as_student(tiny_teacher(family, **changes)).to(dtype), None, folder)
 
 
-def same_files(left: Path, right: Path) -> bool:
-    names = {path.name for path in left.iterdir()}
-    found = {path.name for path in right.iterdir()} - {"weight_map.json"}
+def same_files(left: Path, right: Path, besides: Collection[str] = ()) -> bool:
+    names = {path.name for path in left.iterdir()} - {*besides}
+    found = {path.name for path in right.iterdir()} - {"weight_map.json", *besides}
     return names == found and all(filecmp.cmp(left / n, right / n, shallow=False) for n in names)
 
 
@@ -47,6 +49,49 @@ def test_a_folder_gets_the_bytes_of_loading_converting_and_saving(
     settings = FreshSettings(options=options, seed=3)
     stream(folder, layout, settings, tmp_path / "streamed")
     assert same_files(tmp_path / "whole", tmp_path / "streamed")
+
+
+KINDS = {
+    **{"mamba2": {"expand": 2}, "mamba1": {"state_size": 4}, "gated_delta": {"conv_bias": True}},
+    **{"sliding": {"window": 8}, "identity": {}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_every_family_in_many_files_comes_out_as_in_memory(family, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("hybridize.models.folders._SHARD_SIZE", 12_000)
+    folder = write_teacher(tmp_path / "t", family, torch.bfloat16)
+    assert len(list(folder.glob("*.safetensors"))) > 4
+    model, options = load_model(folder), KINDS[kind]
+    layout = model.layout.convert([0, 2], to=kind)
+    save_model(convert(model, layout, options=options, seed=3), None, tmp_path / "whole")
+    settings = FreshSettings(options=options, seed=3)
+    stream(folder, layout, settings, tmp_path / "streamed", shard_bytes=12_000)
+    index = "model.safetensors.index.json"
+    assert same_files(tmp_path / "whole", tmp_path / "streamed", besides={index})
+    indices = [json.loads((tmp_path / name / index).read_text()) for name in ("whole", "streamed")]
+    assert indices[0] == indices[1]
+    student = load_model(tmp_path / "streamed")
+    for name, tensor in load_model(tmp_path / "whole").state_dict().items():
+        assert torch.equal(student.state_dict()[name], tensor), name
+
+
+SOURCES = {
+    "layers": {"layers": 3},
+    "width": {"width": 64, "heads": 8},
+    "heads": {"heads": 2, "head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_teacher_of_other_sizes_is_refused_in_a_sentence(name, tmp_path):
+    folder = write_teacher(tmp_path / "t")
+    other = write_teacher(tmp_path / "other", **SOURCES[name])
+    layout = load_outline(folder).layout.convert([3], to="mamba2")
+    with pytest.raises(ModelError, match=r"the source has \w+ \d+, and the model \d+\."):
+        stream(folder, layout, FreshSettings(), tmp_path / "out", source=other)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_student_goes_on_with_what_it_learned_and_the_attention_of_its_teacher(tmp_path):
