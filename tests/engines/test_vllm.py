@@ -70,7 +70,10 @@ def test_it_says_what_it_cannot_serve(monkeypatch, tmp_path):
     assert "my_package:Hyena is not one" in engine.why_not(write(tmp_path, foreign))
     narrow = STUDENT | {"teacher": TEACHER | {"num_attention_heads": 4}}
     assert "begins at 32" in engine.why_not(write(tmp_path, narrow))
-    pretend(monkeypatch, has_plugin=False)
+    qwen = {"model_type": "qwen3_5_text"}
+    assert "imports torchvision" in engine.why_not(write(tmp_path, qwen))
+    pretend(monkeypatch, package="vllm", has_plugin=False)
+    assert engine.why_not(write(tmp_path, qwen)) is None
     assert "pip install --no-deps" in engine.why_not(write(tmp_path, STUDENT))
     assert engine.why_not(write(tmp_path, TEACHER)) is None
     with pytest.raises(ModelError, match="engine vllm"):
