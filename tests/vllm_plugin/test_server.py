@@ -54,6 +54,13 @@ def test_text_and_streams_are_answered(client):
     assert len(whole.token_ids) == NEW_TOKENS
 
 
+def test_a_chat_goes_through_the_template(client):
+    tokenizer = load_tokenizer("shipped")
+    messages = [{"role": "user", "content": tokenizer.decode(make_prompts(VOCAB)[2])}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert client.chat(messages, SAMPLING).token_ids == client.complete(prompt, SAMPLING).token_ids
+
+
 def test_broken_off_answers_leave_no_trace(client):
     prompt = make_prompts(VOCAB)[5]
     before = client.complete(prompt, SAMPLING)
