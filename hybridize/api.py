@@ -295,7 +295,7 @@ def export(
         ModelError: the format cannot hold the model exactly, or what was written answers otherwise.
         MachineError: the disk is full or refuses.
     """
-    origin = None if isinstance(model, Model) else find_folder(model)
+    origin = None if isinstance(model, Model) else export_stage.find_origin(find_folder(model))
     how = export_stage.ExportSettings(format=format, dtype=dtype, verify=verify, prompts=prompts)
     loaded = model if isinstance(model, Model) else load_model(model, dtype=None)
     return export_stage.run(loaded, how, out, origin=origin)

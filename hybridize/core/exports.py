@@ -33,6 +33,8 @@ class Target:
     """Engine that reads it -> versions it needs and its own limits."""
     ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     """Kinds of rotary positions."""
+    mlp_bias: bool = False
+    """Whether its MLP has a place for biases."""
 
 
 TARGETS = {
@@ -73,6 +75,18 @@ TARGETS = {
             "llama.cpp": "by its own converter, with --no-mtp",
         },
     ),
+    "granite_swa": Target(
+        format="stock",
+        class_name="GraniteSWAForCausalLM",
+        teachers=("llama", "mistral", "qwen2", "granite"),
+        mixers=("sliding",),
+        mlp_bias=True,
+        engines={
+            "transformers": ">= 5.23",
+            "vllm": ">= 0.32 has the class; not run here",
+            "llama.cpp": "has granite-swa, by its own converter; not run here",
+        },
+    ),
     "hybridize": Target(
         format="hybridize",
         class_name="HybridForCausalLM",
@@ -89,6 +103,7 @@ TARGETS = {
         class_name="granitehybrid, or the teacher's architecture",
         teachers=("llama", "mistral", "qwen2", "granite"),
         mixers=("mamba2",),
+        mlp_bias=True,
         engines={
             "llama.cpp": "head width is free; mamba2 narrower than twice the hidden size gets zero "
             "heads, since released builds want that width; at least one attention layer; "
@@ -100,6 +115,7 @@ TARGETS = {
         class_name="granitehybrid, or the teacher's architecture",
         teachers=("llama", "mistral", "qwen2", "granite"),
         mixers=("mamba2",),
+        mlp_bias=True,
         engines={"llama.cpp": "a build without the check of the inner width (docs/llama-cpp.md)"},
     ),
     "apriel-h1": Target(
@@ -112,9 +128,9 @@ TARGETS = {
     ),
 }
 """Name -> a layout on disk; `hybridize ls exports` prints them."""
-_STOCK = {"mamba2": "granite", "gated_delta": "qwen3_5"}
+_STOCK = {"mamba2": "granite", "gated_delta": "qwen3_5", "sliding": "granite_swa"}
 """The one converted mixer of a student -> its target."""
-_FREE = tuple(TARGETS[name] for name in _STOCK.values())
+_CONVERTED = tuple(TARGETS[name] for name in _STOCK.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,31 +218,32 @@ def check_fit(config: Config, format: str) -> list[str]:
         # The architecture is the family's own, and its writer knows the exceptions.
         return []
     reasons = _check_teacher(student, target)
-    if "attention" not in student.mixers:
+    if "attention" not in student.mixers and name != "granite_swa":
         reasons.append(
             f"no layer is attention, and the cache of {target.class_name} needs one: keep one "
             "attention layer, or use --format hybridize"
         )
-    if target.format.startswith("gguf"):
-        return reasons
-    if name == "granite":
-        return reasons + _check_mamba2(student) + _check_widths(student)
-    return reasons + _check_gated_delta(student)
+    return reasons + [reason for check in _CHECKS.get(name, ()) for reason in check(student)]
 
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
+def _tell_near(student: Student) -> str:
+    """Name the mixer with which students of this family fit a class, before another format."""
+    near = next((t.mixers[0] for t in _CONVERTED if student.shape.family in t.teachers), None)
+    return f"convert to {near}, or use" if near else "use"
+
+
 def _tell_mixers(student: Student) -> str:
     kinds = _list(student.converted)
     if len(student.converted) > 1:
         return (
-            f"its layers are {kinds}, and no class of transformers has them together: convert to "
-            "mamba2 (Llama, Mistral, Qwen2) or gated_delta (Qwen3) alone, or use --format hybridize"
+            f"its layers are {kinds}, and no class of transformers has them together: "
+            f"{_tell_near(student)} --format hybridize"
         )
-    near = next((t.mixers[0] for t in _FREE if student.shape.family in t.teachers), None)
-    instead = f"convert to {near}, or use" if near else "use"
+    instead = _tell_near(student)
     return (
         f"no class of transformers has layers of {kinds} beside this attention: {instead} "
         "--format hybridize"
@@ -237,19 +254,24 @@ def _check_teacher(student: Student, target: Target) -> list[str]:
     """Check what the layers keep of the teacher: family, windows, biases, norms, positions."""
     shape, reasons = student.shape, []
     if shape.family not in target.teachers:
-        near = next((t.mixers[0] for t in _FREE if shape.family in t.teachers), None)
-        instead = f"convert to {near}, or use" if near else "use"
+        instead = _tell_near(student)
         reasons.append(
             f"its teacher is of the family {shape.family}, and {target.class_name} holds "
             f"{_list(target.teachers)}: {instead} --format hybridize"
         )
     kept = [layer for layer in shape.window_layers if student.mixers[layer] == "attention"]
-    if shape.window is not None and kept:
+    slides = int(student.options.get("sliding", {}).get("window", 128))
+    if (
+        shape.window is not None
+        and kept
+        and ("sliding" not in target.mixers or shape.window != slides)
+    ):
+        other = f"slides over {slides}" if "sliding" in target.mixers else "sees all"
         reasons.append(
             f"the attention of layer {kept[0]} slides over {shape.window} tokens, and that of "
-            f"{target.class_name} sees all: convert those layers, or use --format hybridize"
+            f"{target.class_name} {other}: convert those layers, or use --format hybridize"
         )
-    if shape.mlp_bias:
+    if shape.mlp_bias and not target.mlp_bias:
         reasons.append(
             f"its MLP has biases, and {target.class_name} has none: use --format hybridize"
         )
@@ -289,11 +311,12 @@ def _check_widths(student: Student) -> list[str]:
     shape = student.shape
     if plan_heads(shape) is not None:
         return []
+    gguf = "--format gguf, where the width of a head is free, or "
     return [
         f"its {shape.num_heads} heads of {shape.head_dim} are {shape.query_size} wide, not the "
         f"hidden size {shape.hidden_size}, and no number of zero heads beside them makes it so; "
         "vLLM would take hidden size / heads for the width of a head and answer wrongly: use "
-        "--format gguf, where the width of a head is free, or --format hybridize"
+        f"{gguf if 'mamba2' in student.mixers else ''}--format hybridize"
     ]
 
 
@@ -304,6 +327,24 @@ def _check_gated_delta(student: Student) -> list[str]:
             "convert with conv_bias: false, or use --format hybridize"
         ]
     return []
+
+
+def _check_sliding(student: Student) -> list[str]:
+    sinks = int(student.options.get("sliding", {}).get("sinks", 4))
+    if not sinks:
+        return []
+    return [
+        f"its sliding windows keep {sinks} first tokens in sight, and those of "
+        "GraniteSWAForCausalLM none: convert with sinks: 0, or use --format hybridize"
+    ]
+
+
+_CHECKS = {
+    "granite": (_check_mamba2, _check_widths),
+    "granite_swa": (_check_sliding, _check_widths),
+    "qwen3_5": (_check_gated_delta,),
+}
+"""Name in TARGETS -> checks of what the layers that are converted, or kept, have of their own."""
 
 
 def list_rows() -> list[tuple[str, ...]]:

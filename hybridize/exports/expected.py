@@ -32,7 +32,7 @@ class Expected:
     logits: tuple[Tensor, ...]
     """For each prompt, (tokens compared or fewer, V)."""
     continuations: tuple[tuple[int, ...], ...]
-    """Greedy, `NEW_TOKENS` long past any end of text, made in one left-padded batch."""
+    """Greedy, `NEW_TOKENS` long, made in one left-padded batch."""
     logprobs: tuple[tuple[float, ...], ...]
     """Of the tokens of the continuations, in nats."""
     leads: tuple[tuple[float, ...], ...]
@@ -40,6 +40,9 @@ class Expected:
     less than rounding, two exact programs may choose differently."""
     pad: int
     """Token that fills a batch."""
+    never: tuple[int, ...]
+    """Tokens that end a text, which continuations do without: engines that are asked to go on past
+    one either take it or leave it out."""
 
     @property
     def spread(self) -> float:
@@ -80,7 +83,8 @@ def make_expected(
     pad = network.config.pad_token_id or 0
     rows = [torch.tensor([prompt], device=device) for prompt in prompts]
     logits = [network(row, logits_to_keep=compared).logits[0].cpu() for row in rows]
-    continuations = _continue(network, prompts, pad, new_tokens)
+    never = list_ends(network)
+    continuations = _continue(network, prompts, pad, never, new_tokens)
     logprobs, leads = [], []
     for prompt, made in zip(prompts, continuations, strict=True):
         whole = torch.tensor([[*prompt, *made]], device=device)
@@ -89,6 +93,7 @@ def make_expected(
         taken_T1 = torch.tensor(made, device=device)[:, None]
         values_T = functional.log_softmax(made_TV, dim=-1).gather(1, taken_T1)[:, 0]
         others_TV = made_TV.scatter(1, taken_T1, float("-inf"))
+        others_TV[:, list(never)] = float("-inf")
         leads_T = made_TV.gather(1, taken_T1)[:, 0] - others_TV.max(dim=-1).values
         logprobs.append(tuple(values_T.tolist()))
         leads.append(tuple(leads_T.tolist()))
@@ -100,15 +105,28 @@ def make_expected(
         logprobs=tuple(logprobs),
         leads=tuple(leads),
         pad=pad,
+        never=never,
     )
 
 
+def list_ends(network: HybridForCausalLM) -> tuple[int, ...]:
+    """Return the tokens that end an answer, that of the generation settings first."""
+    ends: list[int] = []
+    for given in (network.generation_config.eos_token_id, network.config.eos_token_id):
+        ends += [] if given is None else given if isinstance(given, list | tuple) else [given]
+    return tuple(dict.fromkeys(ends))
+
+
 def _continue(
-    network: HybridForCausalLM, prompts: Sequence[Sequence[int]], pad: int, new_tokens: int
+    network: HybridForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    pad: int,
+    never: Sequence[int],
+    new_tokens: int,
 ) -> list[list[int]]:
     """Continue greedily; the model's own generation settings are as they were afterwards."""
     own = network.generation_config
     try:
-        return continue_greedily(network, prompts, pad=pad, new_tokens=new_tokens)
+        return continue_greedily(network, prompts, pad=pad, never=never, new_tokens=new_tokens)
     finally:
         network.generation_config = own

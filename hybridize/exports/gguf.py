@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hybridize.core.errors import MachineError, ModelError
+from hybridize.exports.expected import list_ends
 from hybridize.exports.gguf_keys import (
     INTERLEAVED,
     find_architecture,
@@ -84,7 +85,7 @@ def _write(model: Model, folder: Path, dtype: str | None, padded: MixerSizes | N
     if kind == "Q8_0":
         keys["general.quantization_version"] = 2
     config = model.network.config
-    keys |= make_tokenizer_keys(model.tokenizer, config.vocab_size, _list_ends(model))
+    keys |= make_tokenizer_keys(model.tokenizer, config.vocab_size, list_ends(model.network))
     gguf = _import_gguf()
     writer = gguf.GGUFWriter(folder / FILE, architecture)
     for name, value in keys.items():
@@ -114,16 +115,6 @@ def _find_type(model: Model, dtype: str | None) -> str:
             "llama-quantize makes its other types from such a file."
         )
     return TYPES[dtype]
-
-
-def _list_ends(model: Model) -> list[int]:
-    """Return the tokens that end an answer."""
-    network = model.network
-    ends = network.generation_config.eos_token_id
-    ends = network.config.eos_token_id if ends is None else ends
-    if ends is None:
-        return []
-    return list(ends) if isinstance(ends, list | tuple) else [int(ends)]
 
 
 def _tensors(

@@ -23,11 +23,12 @@ from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers.mamba2 import Mamba2
 from hybridize.models.model import Model
 
-_COPIED = (
+COPIED = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "hidden_act"),
     *("max_position_embeddings", "initializer_range", "rms_norm_eps", "attention_dropout"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
 )
+"""Keys of the teacher's config that the Granite classes have too."""
 _CHUNK_TOKENS = 256
 """Tokens that engines scan at once: speed, not values."""
 
@@ -77,7 +78,7 @@ def _rename(
 
 def _make_config(network: HybridForCausalLM, shape: ModelShape, heads: Heads) -> dict[str, Any]:
     teacher = network.config.teacher
-    values = {name: getattr(teacher, name, None) for name in _COPIED}
+    values = {name: getattr(teacher, name, None) for name in COPIED}
     rope = read_rope(teacher.to_dict())
     return values | {
         "model_type": "granitemoehybrid",
@@ -87,10 +88,6 @@ def _make_config(network: HybridForCausalLM, shape: ModelShape, heads: Heads) ->
         "num_key_value_heads": heads.num_kv_heads,
         "head_dim": shape.head_dim,
         "attention_bias": shape.qkv_bias,
-        "attention_multiplier": getattr(teacher, "attention_multiplier", shape.head_dim**-0.5),
-        "embedding_multiplier": getattr(teacher, "embedding_multiplier", 1.0),
-        "residual_multiplier": getattr(teacher, "residual_multiplier", 1.0),
-        "logits_scaling": getattr(teacher, "logits_scaling", 1.0),
         "shared_intermediate_size": shape.ffn_size,
         "num_local_experts": 0,
         "num_experts_per_tok": 0,
@@ -99,7 +96,19 @@ def _make_config(network: HybridForCausalLM, shape: ModelShape, heads: Heads) ->
         "rope_theta": rope["rope_theta"],
         "rope_scaling": None if rope["rope_type"] == "default" else rope,
         "use_cache": True,
+        **list_scales(network, shape),
         **_describe_mamba(network, heads),
+    }
+
+
+def list_scales(network: HybridForCausalLM, shape: ModelShape) -> dict[str, float]:
+    """List the numbers by which the Granite classes scale, which are 1 in most teachers."""
+    teacher = network.config.teacher
+    return {
+        "attention_multiplier": getattr(teacher, "attention_multiplier", shape.head_dim**-0.5),
+        "embedding_multiplier": getattr(teacher, "embedding_multiplier", 1.0),
+        "residual_multiplier": getattr(teacher, "residual_multiplier", 1.0),
+        "logits_scaling": getattr(teacher, "logits_scaling", 1.0),
     }
 
 

@@ -12,7 +12,7 @@ _CUTS = (1, 17, 300)
 
 
 def make_prompts(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Return each text as tokens, and cuts of all of them one after the other.
+    """Return each text as tokens, and cuts of all of them one after the other, over and over.
 
     Where there is no tokenizer, or no text, tokens are drawn; the seed is fixed.
 
@@ -26,12 +26,17 @@ def make_prompts(model: Model, texts: Sequence[str]) -> list[list[int]]:
         draw = random.Random(0)
         top = config.vocab_size - 1
         return [[draw.randint(0, top) for _ in range(min(n, room))] for n in _LENGTHS]
-    rows = [_encode(model, text) for text in texts]
+    rows = list(encode(model, texts).values())
     whole = [token for row in rows for token in row]
+    whole *= 1 + max(_CUTS) // max(1, len(whole))
     rows += [whole[:length] for length in _CUTS]
     return [row[:room] for row in rows if row]
 
 
-def _encode(model: Model, text: str) -> list[int]:
-    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def encode(model: Model, texts: Sequence[str]) -> dict[str, list[int]]:
+    """Return the tokens of each text; nothing where there is no tokenizer."""
+    if model.tokenizer is None:
+        return {}
+    return {
+        text: list(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts
+    }

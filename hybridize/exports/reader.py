@@ -48,22 +48,35 @@ def main(request_file: str, out: str) -> None:
             made = model(torch.tensor([prompt]), logits_to_keep=request["tokens_compared"]).logits
             logits[str(number)] = made[0].float().contiguous()
         continuations = continue_greedily(
-            model, request["prompts"], pad=request["pad"], new_tokens=request["new_tokens"]
+            model,
+            request["prompts"],
+            pad=request["pad"],
+            never=request["never"],
+            new_tokens=request["new_tokens"],
         )
     save_file(logits, f"{out}.safetensors")
+    texts = request["texts"]
+    read = transformers.AutoTokenizer.from_pretrained
+    tokenizer: Any = read(request["folder"], local_files_only=True) if texts else None
     answer = {
         "class": type(model).__name__,
         "hybridize_imported": any(name.partition(".")[0] == BARRED for name in sys.modules),
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
         "continuations": continuations,
+        "tokens": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
     }
     Path(f"{out}.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 def continue_greedily(
-    model: Any, prompts: Sequence[Sequence[int]], *, pad: int, new_tokens: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pad: int,
+    never: Sequence[int],
+    new_tokens: int,
 ) -> list[list[int]]:
-    """Continue all prompts greedily in one left-padded batch, past any end of text.
+    """Continue all prompts greedily in one left-padded batch, without the tokens in `never`.
 
     What a call leaves unsaid, `generate` takes from the model's own settings, so these are
     replaced.
@@ -75,7 +88,10 @@ def continue_greedily(
     ids = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     model.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        pad_token_id=pad,
+        suppress_tokens=list(never) or None,
     )
     made = model.generate(
         torch.tensor(ids, device=model.device),

@@ -11,6 +11,7 @@ from hybridize.models.model import Model
 WRITERS = {
     "teacher": "hybridize.exports.teacher:write",
     "granite": "hybridize.exports.granite:write",
+    "granite_swa": "hybridize.exports.granite_swa:write",
     "qwen3_5": "hybridize.exports.qwen3_5:write",
 }
 """Name in `hybridize.core.exports.TARGETS` -> "module:function" that writes it."""

@@ -6,7 +6,7 @@ Legend: T tokens, V vocabulary.
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,16 +78,23 @@ class Check:
         )
 
 
-def verify_folder(folder: Path, expected: Expected, *, import_hybridize: bool) -> Check:
+def verify_folder(
+    folder: Path,
+    expected: Expected,
+    *,
+    import_hybridize: bool,
+    spellings: Mapping[str, Sequence[int]] | None = None,
+) -> Check:
     """Load a folder with AutoModelForCausalLM in a process of its own and compare.
 
     Args:
         folder: complete with config.json.
         expected: of the same weights.
         import_hybridize: whether the reader imports this package first; else it cannot.
+        spellings: texts and their tokens, as the folder's tokenizer has to read them.
 
     Raises:
-        ModelError: transformers cannot load or run the folder.
+        ModelError: transformers cannot load or run the folder, or reads a text as other tokens.
     """
     with tempfile.TemporaryDirectory(prefix="hybridize-verify-") as scratch:
         request, out = Path(scratch) / "request.json", Path(scratch) / "answer"
@@ -97,23 +104,31 @@ def verify_folder(folder: Path, expected: Expected, *, import_hybridize: bool) -
                 "folder": str(folder.resolve()),
                 "prompts": expected.prompts,
                 "pad": expected.pad,
+                "never": expected.never,
                 "tokens_compared": expected.tokens_compared,
                 "new_tokens": len(expected.continuations[0]),
                 "import_hybridize": import_hybridize,
+                "texts": list(spellings or ()),
                 "package_parent": str(Path(__file__).parents[2]),
             },
         )
         _run([sys.executable, reader.__file__, str(request), str(out)])
         logits = load_file(f"{out}.safetensors")
         answer = read_json(f"{out}.json")
+    for (text, tokens), found in zip((spellings or {}).items(), answer["tokens"], strict=True):
+        if list(tokens) != found:
+            raise ModelError(
+                f"the exported tokenizer reads {text[:40]!r} as other tokens than the model's own. "
+                "Save the tokenizer anew with this version of transformers."
+            )
     allowed = LOGITS_TOLERANCE * max(1.0, expected.spread)
-    same, ties = _compare(expected, answer["continuations"], allowed)
+    same, ties = count_same(expected, answer["continuations"], allowed)
     return Check(
         reader="transformers",
         versions=answer["versions"],
         class_name=answer["class"],
         without_hybridize=not answer["hybridize_imported"],
-        deviation=_deviation(expected.logits, [logits[str(n)] for n in range(len(logits))]),
+        deviation=find_deviation(expected.logits, [logits[str(n)] for n in range(len(logits))]),
         allowed=allowed,
         tokens_compared=sum(len(logits_TV) for logits_TV in expected.logits),
         same=same,
@@ -151,12 +166,13 @@ def verify_engine(name: str, model: Path, expected: Expected, *, is_rounded: boo
     )
     sampling = Sampling(max_tokens=new_tokens, ignore_end=True, logprobs=1)
     with serving(engine, settings) as server, ThreadPoolExecutor(len(expected.prompts)) as pool:
-        client = Client(server.url, fields=engine.request_fields)
+        fields = {**engine.request_fields, "logit_bias": {str(t): -100 for t in expected.never}}
+        client = Client(server.url, fields=fields)
         answers = list(pool.map(lambda prompt: client.complete(prompt, sampling), expected.prompts))
     tolerance = ROUNDED_TOLERANCE if is_rounded else ENGINE_TOLERANCE
     allowed = tolerance * max(1.0, expected.spread)
     made = [list(answer.token_ids) for answer in answers]
-    same, ties = _compare(expected, made, allowed)
+    same, ties = count_same(expected, made, allowed)
     differences = _list_differences(expected, made, [answer.logprobs for answer in answers])
     return Check(
         reader=name,
@@ -204,7 +220,7 @@ def _describe(expected: Expected) -> dict[str, Any]:
     }
 
 
-def _deviation(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def find_deviation(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """Return the greatest difference; infinite where a number is missing or none."""
     if [tensor.shape for tensor in wanted] != [tensor.shape for tensor in found]:
         return float("inf")
@@ -214,7 +230,9 @@ def _deviation(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     return worst if finite else float("inf")
 
 
-def _compare(expected: Expected, made: Sequence[Sequence[int]], allowed: float) -> tuple[int, int]:
+def count_same(
+    expected: Expected, made: Sequence[Sequence[int]], allowed: float
+) -> tuple[int, int]:
     """Count the continuations that are the same, and those that part at a tie."""
     same = ties = 0
     for wanted, leads, found in zip(expected.continuations, expected.leads, made, strict=True):

@@ -14,7 +14,7 @@ from hybridize.core.whole_folder import whole_folder
 from hybridize.exports.card import plain_check, write_card
 from hybridize.exports.expected import Expected, make_expected, round_weights
 from hybridize.exports.folder import write_companions
-from hybridize.exports.prompts import make_prompts
+from hybridize.exports.prompts import encode, make_prompts
 from hybridize.exports.verify import Check, require, verify_engine, verify_folder, why_unchecked
 from hybridize.models.model import Model
 
@@ -55,6 +55,16 @@ class ExportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What goes with a model that a run made."""
+
+    card: str | None = None
+    """Its model card, whose scores and metadata are kept."""
+    recipe: str | None = None
+    """The recipe of the run, as it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exported:
     """What was written; stands for its folder where a path is wanted."""
 
@@ -80,7 +90,7 @@ class Exported:
 
 
 def run(
-    model: Model, settings: ExportSettings, out: Path | str, *, origin: Path | None = None
+    model: Model, settings: ExportSettings, out: Path | str, *, origin: Origin | None = None
 ) -> Exported:
     """Write `model` into the folder `out`, which appears whole and verified, or not at all.
 
@@ -88,8 +98,7 @@ def run(
         model: a teacher or a student.
         settings: what to write.
         out: folder; one that exists is replaced when all is done.
-        origin: folder the model was read from, whose card is kept, and whose recipe if it lies in
-            the folder of a run.
+        origin: what goes with the model; see `find_origin`.
 
     Raises:
         ModelError: an unknown format, one that cannot hold the model exactly, or the folder does
@@ -108,7 +117,8 @@ def run(
     needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     with whole_folder(out, needed_bytes=needed_bytes) as fresh:
         write(model, fresh, settings.dtype)
-        write_companions(model, fresh, _find_recipe(origin))
+        recipe = origin.recipe if origin else None
+        write_companions(model, fresh, {} if recipe is None else {"recipe.yaml": recipe})
         checks, unchecked = _verify(model, settings, name, fresh)
         made = Exported(
             folder=Path(out),
@@ -118,7 +128,7 @@ def run(
             checks=checks,
             unchecked=unchecked,
         )
-        _write_report(model, made, fresh, origin)
+        _write_report(model, made, fresh, origin.card if origin else None)
     return made
 
 
@@ -146,9 +156,17 @@ def _verify(
     texts = settings.prompts or _draw_prompts()
     network, dtype = round_weights(model.network, settings.dtype), _find_dtype(model, settings)
     expected = make_expected(network, make_prompts(model, texts))
-    checks, unchecked = [], {}
+    spellings, unchecked = encode(model, texts), {}
+    checks: list[Check] = []
     for program in programs:
-        found = _ask(program, folder, name, dtype, expected)
+        if program == "transformers":
+            found: Check | str = verify_folder(
+                folder, expected, import_hybridize=name != "stock", spellings=spellings
+            )
+        else:
+            # llama.cpp computes in the type of the weights; others in float32, as asked.
+            is_rounded = program == "llama.cpp" and dtype != "float32"
+            found = _ask(program, folder, expected, is_rounded)
         if isinstance(found, str):
             unchecked[program] = found
             continue
@@ -162,15 +180,11 @@ def _find_dtype(model: Model, settings: ExportSettings) -> str:
     return settings.dtype or str(kept).removeprefix("torch.")
 
 
-def _ask(program: str, folder: Path, name: str, dtype: str, expected: Expected) -> Check | str:
-    """Return what a program answers, or why it was not asked."""
-    if program == "transformers":
-        return verify_folder(folder, expected, import_hybridize=name != "stock")
+def _ask(program: str, folder: Path, expected: Expected, is_rounded: bool) -> Check | str:
+    """Return what a serving engine answers, or why it was not asked."""
     reason = why_unchecked(program, folder)
     if reason is not None:
         return reason
-    # llama.cpp computes in the type of the weights; the others compute in float32 as asked.
-    is_rounded = program == "llama.cpp" and dtype != "float32"
     try:
         return verify_engine(program, folder, expected, is_rounded=is_rounded)
     except MachineError as error:
@@ -184,7 +198,7 @@ def _draw_prompts() -> tuple[str, ...]:
     )
 
 
-def _write_report(model: Model, made: Exported, folder: Path, origin: Path | None) -> None:
+def _write_report(model: Model, made: Exported, folder: Path, card: str | None) -> None:
     """Write verification.json and the model card."""
     checks: Sequence[Check] = made.checks
     write_json(
@@ -197,22 +211,23 @@ def _write_report(model: Model, made: Exported, folder: Path, origin: Path | Non
             "not_checked": made.unchecked,
         },
     )
-    card = origin / "README.md" if origin is not None else None
     text = write_card(
         model,
         target=made.target,
         dtype=made.dtype,
         checks=checks,
         unchecked=made.unchecked,
-        origin=card.read_text(encoding="utf-8") if card is not None and card.is_file() else None,
+        origin=card,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _find_recipe(origin: Path | None) -> dict[str, str]:
-    """Return the recipe of the run that a model folder lies in, as it was given."""
-    for folder in origin.resolve().parents if origin is not None else ():
-        recipe = folder / "recipe.yaml"
-        if recipe.is_file() and (folder / "status.json").is_file():
-            return {"recipe.yaml": recipe.read_text(encoding="utf-8")}
-    return {}
+def find_origin(folder: Path) -> Origin:
+    """Return what lies with a model folder: its card, and the recipe of the run it is in."""
+    card, runs = folder / "README.md", folder.resolve().parents
+    run = next((one for one in runs if (one / "status.json").is_file()), None)
+    recipe = run / "recipe.yaml" if run else None
+    return Origin(
+        card=card.read_text(encoding="utf-8") if card.is_file() else None,
+        recipe=recipe.read_text(encoding="utf-8") if recipe and recipe.is_file() else None,
+    )

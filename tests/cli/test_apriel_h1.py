@@ -64,17 +64,17 @@ def test_it_is_distilled_further_and_written_back(call, published, student, tmp_
     arguments = ["--teacher", published, "--tokens", "128", *STEPS, "--out", "d2"]
     _, err = call("distill", student, *arguments)
     assert "step 2/2" in err
-    out, _ = call("export", "d2", "back", "--format", "apriel-h1")
+    out, _ = call("export", "d2", "back", "--format", "apriel-h1", "--no-verify")
     assert out == "back\n"
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["hybrid_block_layout"] == ["t", "m2", "m2"] and config["ssm_cfg"]["dt_rank"] == 3
-    call("export", published, "same", "--format", "apriel-h1")
+    call("export", published, "same", "--format", "apriel-h1", "--no-verify")
     out, _ = call("compare", published, "same", "--json")
     assert json.loads(out)["tensors"] == []
     _, err = call("export", published, "x", "--format", "apriel", code=2)
     assert "Did you mean apriel-h1?" in err
     out, _ = call("ls", "formats")
-    assert out.startswith("apriel-h1 ")
+    assert "\napriel-h1 " in out
 
 
 def test_layers_converted_before_keep_their_weights(published, student, tmp_path):

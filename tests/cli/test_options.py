@@ -27,7 +27,7 @@ OPTIONS = {
     "sft": ["--tokens", "--out", "--recipe", "--set", "--device"],
     "merge": ["--out", "--weights", "--method"],
     "eval": ["--suite", "--limit", "--batch", "--out", "--device", "--json"],
-    "export": ["--format"],
+    "export": ["--format", "--dtype", "--verify"],
     "consolidate": [],
     "bench": [
         *("--prompt-tokens", "--output-tokens", "--batch"),
