@@ -9,7 +9,7 @@ from hybridize.core.catalog import did_you_mean, known_names, read_dictionary
 from hybridize.core.document import KeyPath
 from hybridize.core.loss_weights import LossWeight
 from hybridize.core.machine import check_machine
-from hybridize.core.sections import Stage, Training
+from hybridize.core.sections import Evaluate, Stage, Training
 from hybridize.core.sources import Blend, Documents, Source
 
 if TYPE_CHECKING:
@@ -36,12 +36,24 @@ def _check_names(recipe: Recipe) -> Iterator[Problem]:
     for i, stage in enumerate(recipe.stages):
         yield from _check_losses(("stages", i, "loss"), stage.loss)
     if recipe.evaluate:
-        yield from _check_known(("evaluate", "suite"), recipe.evaluate.suite, "suites")
+        yield from _check_evaluate(recipe.evaluate)
     if recipe.merge:
         yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
 
 
 def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:
+def _check_evaluate(section: Evaluate) -> Iterator[Problem]:
+    yield from _check_known(("evaluate", "suite"), section.suite, "suites", "agreement")
+    if section.samples > 1 and section.temperature == 0:
+        yield (
+            ("evaluate", "samples"),
+            f"{section.samples} samples at temperature 0 are all the same. "
+            "Set evaluate.temperature, such as 0.6.",
+        )
+    if section.top_p > 1:
+        yield ("evaluate", "top_p"), f"top_p {section.top_p} is not a share: at most 1."
+
+
     if not loss:
         yield path, "the loss is empty. Give at least one, e.g. {reverse_kl: 1.0}."
     places = read_dictionary("losses")

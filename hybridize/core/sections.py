@@ -198,7 +198,13 @@ class Evaluate(Section):
     max_new_tokens: Count = 256
     """Tokens an answer may take."""
     batch: Count = 32
-    """Problems answered at once."""
+    """Answers generated at once."""
+    samples: Count = 1
+    """Answers drawn to each problem, for pass@k and the majority vote; more need a temperature."""
+    temperature: NonNegative = 0.0
+    """0 takes the most likely token each time."""
+    top_p: Positive = 1.0
+    """Share of the probability to draw from, the most likely tokens first; at most 1."""
 
 
 class Bench(Section):

@@ -348,12 +348,9 @@ class Actions:
     def _evaluate(self, node: Node, name: str) -> Values:
         section = self.recipe.evaluate
         assert section is not None, CHECKED
-        settings = evaluate.EvaluateSettings(
-            suite=section.suite,
-            problems=section.problems,
-            max_new_tokens=section.max_new_tokens,
-            batch=section.batch,
-        )
+        asked = section.model_dump(exclude={"every_stage"})
+        settings = evaluate.EvaluateSettings(**asked)
+        answers = evaluate.read_answers(self.folder.eval("teacher").with_suffix(""))
         evaluation = evaluate.run(
             self.model(name),
             settings,
@@ -363,6 +360,7 @@ class Actions:
             progress=lambda done, total: self.observer.node_progressed(node.name, done, total),
         )
         self.observer.node_said(node.name, str(evaluation))
+            other=None if name == "teacher" or answers is None else ("teacher", answers),
         overall = evaluation.overall
         return {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
 

@@ -26,6 +26,8 @@ from hybridize.core.stored_text import StoredText
 
 BEGUN = "begun.json"
 _HARMLESS = ("checkpoint_every", "evaluate_every", "skip_bad_batches", "name")
+_SAMPLING = ("samples", "temperature", "top_p")
+"""Keys of `evaluate` that count where they differ from greedy answers."""
 _PROBED = {"optimizer", "schedule", "grad_clip", "dtype"}
 """Keys of `distill` that the short training of replace_one uses."""
 
@@ -231,10 +233,10 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
 def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
     if recipe.evaluate is None:
         return []
-    settings = {
-        "seed": recipe.seed,
-        "evaluate": _without(recipe.evaluate.model_dump(), ("every_stage",)),
-    }
+    default = type(recipe.evaluate)().model_dump()
+    asked = recipe.evaluate.model_dump()
+    unsaid = tuple(key for key in _SAMPLING if asked[key] == default[key])
+    settings = {"seed": recipe.seed, "evaluate": _without(asked, ("every_stage", *unsaid))}
     return [Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))]
 
 
