@@ -41,7 +41,6 @@ def _check_names(recipe: Recipe) -> Iterator[Problem]:
         yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
 
 
-def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:
 def _check_evaluate(section: Evaluate) -> Iterator[Problem]:
     yield from _check_known(("evaluate", "suite"), section.suite, "suites", "agreement")
     if section.samples > 1 and section.temperature == 0:
@@ -54,6 +53,7 @@ def _check_evaluate(section: Evaluate) -> Iterator[Problem]:
         yield ("evaluate", "top_p"), f"top_p {section.top_p} is not a share: at most 1."
 
 
+def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:
     if not loss:
         yield path, "the loss is empty. Give at least one, e.g. {reverse_kl: 1.0}."
     places = read_dictionary("losses")

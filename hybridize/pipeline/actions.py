@@ -357,10 +357,10 @@ class Actions:
             node.folder,
             name=name,
             tokens=self._tokens(name),
+            other=None if name == "teacher" or answers is None else ("teacher", answers),
             progress=lambda done, total: self.observer.node_progressed(node.name, done, total),
         )
         self.observer.node_said(node.name, str(evaluation))
-            other=None if name == "teacher" or answers is None else ("teacher", answers),
         overall = evaluation.overall
         return {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
 
