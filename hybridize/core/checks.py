@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
 
 Problem = tuple[KeyPath, str]
-RESERVED = ("teacher", "importance", "plan", "eval", "sft", "merge", "bench", "report")
+RESERVED = ("teacher", "importance", "plan", "eval", "sft", "merge", "bench", "export", "report")
 
 
 def check_recipe(recipe: Recipe) -> Iterator[Problem]:
@@ -27,6 +27,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_stages(recipe)
     yield from _check_sft(recipe)
     yield from _check_merge(recipe)
+    yield from _check_export(recipe)
     yield from check_machine(recipe)
 
 
@@ -208,6 +209,29 @@ def _check_sft(recipe: Recipe) -> Iterator[Problem]:
             f"Stages: {', '.join(names)}.",
         )
     yield from _check_training(("sft",), "sft", recipe.sft, recipe.sft.tokens, recipe)
+
+
+def _check_export(recipe: Recipe) -> Iterator[Problem]:
+    export = recipe.export
+    if export is None:
+        return
+    known = known_names("formats")
+    for i, name in enumerate(export.formats):
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield (
+                ("export", "formats", i),
+                f"{name!r} is not an export format. {hint}Known: {', '.join(known)}.",
+            )
+        if name in export.formats[:i]:
+            yield ("export", "formats", i), f"{name} is listed twice. Remove one of them."
+    made = ["teacher", *(stage.name for stage in recipe.stages)]
+    made += [name for name in ("sft", "merge") if getattr(recipe, name)]
+    if export.model not in made:
+        yield (
+            ("export", "model"),
+            f"export names {export.model!r}, which is not made. Models: {', '.join(made)}.",
+        )
 
 
 def _check_merge(recipe: Recipe) -> Iterator[Problem]:

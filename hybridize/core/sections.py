@@ -220,6 +220,17 @@ class Bench(Section):
     """Measurements of each point; their median counts."""
 
 
+class Export(Section):
+    """Folders for other programs, each verified before it counts as done: export/<format>."""
+
+    formats: Words
+    """Formats to write; `hybridize ls exports` says what fits where."""
+    model: Word | None = None
+    """Model to write; null means merge, or else sft, or else the last stage."""
+    dtype: Word | None = None
+    """Type of the weights: float32, bfloat16, float16; null means that of the model."""
+
+
 class Devices(Section):
     """How training uses its devices: memory and speed, never the result beyond rounding. Several
     devices are used by starting the run with torchrun."""

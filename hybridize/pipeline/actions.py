@@ -27,6 +27,7 @@ from hybridize.core.sections import LeaveOneOut, ReplaceOne, Stage
 from hybridize.core.shape import ModelShape
 from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
+from hybridize.pipeline.export import export_model
 from hybridize.pipeline.interrupts import layers_kept
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
@@ -73,6 +74,8 @@ class Actions:
             return self._measure_importance(node, method, stage or None)
         if kind == "eval":
             return self._evaluate(node, rest)
+        if kind == "export":
+            return export_model(self.recipe, self.model(node.needs[0]), node, self.folder)
         if kind in self._once:
             return self._once[kind](node)
         return self._stage(node, self.recipe.stage(kind))

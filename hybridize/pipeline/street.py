@@ -37,7 +37,8 @@ class Node:
     """One piece of work of a run, with a folder of its own."""
 
     name: str
-    """`teacher`, `importance/leave_one_out`, `h6`, `eval/h6`, `sft`, `merge`, `bench`."""
+    """`teacher`, `importance/leave_one_out`, `h6`, `eval/h6`, `sft`, `merge`, `bench`,
+    `export/stock`."""
     folder: Path
     settings: Mapping[str, Any]
     """Everything that decides its result, under the names of the recipe."""
@@ -211,7 +212,7 @@ def _list_stages(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> l
 
 
 def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> list[Node]:
-    """List what comes after all stages: fine-tuning, merging, the bench."""
+    """List what comes after all stages: fine-tuning, merging, the bench, the exports."""
     nodes: list[Node] = []
     if recipe.sft:
         own = _without(recipe.sft.model_dump(), _HARMLESS)
@@ -227,6 +228,11 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
         settings: dict[str, Any] = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
         needs = ("teacher", *(stage.name for stage in recipe.stages))
         nodes.append(Node("bench", run.bench.parent, settings, needs))
+    for name in recipe.export.formats if recipe.export else ():
+        assert recipe.export is not None and recipe.export.model is not None
+        settings = {"export": {"format": name, "dtype": recipe.export.dtype}}
+        folder = run.path / "export" / name
+        nodes.append(Node(f"export/{name}", folder, settings, (recipe.export.model,)))
     return nodes
 
 
