@@ -35,6 +35,7 @@ _NAMES = {
     "bench": "hybridize.api",
     "convert": "hybridize.api",
     "convert_folder": "hybridize.stages.convert",
+    "diagnose": "hybridize.stages.diagnose",
     "distill": "hybridize.api",
     "evaluate": "hybridize.api",
     "export": "hybridize.api",

@@ -28,6 +28,7 @@ from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Bench as BenchSection
 from hybridize.core.sections import Evaluate, LeaveOneOut, ReplaceOne
 from hybridize.core.stored_text import StoredText
+from hybridize.evaluation.subjects import Subject
 from hybridize.models.folders import find_folder
 from hybridize.models.model import Model, load
 from hybridize.pipeline import run_recipe
@@ -301,17 +302,8 @@ def export(
     return export_stage.run(loaded, how, out, origin=origin)
 
 
-class Scores(tuple[evaluate_stage.Evaluation, ...]):
-    """Evaluations of several models, printed one below the other."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "\n".join(map(str, self))
-
-
 def evaluate(
-    models: Sequence[Model],
+    models: Sequence[Model | Subject],
     *,
     suite: str = "tasks",
     problems: int = Evaluate().problems,
@@ -319,15 +311,18 @@ def evaluate(
     batch: int = Evaluate().batch,
     out: Path | None = None,
     progress: Done | None = None,
-) -> Scores:
-    """Ask all models the same held-out problems; `out` is a folder for a file a model."""
+    **more: Any,
+) -> evaluate_stage.Scores:
+    """Ask all models the same held-out problems, and compare each with the first.
+
+    Args:
+        out: folder for `<model>.json` and the answers of each.
+        more: further fields of `hybridize.stages.evaluate.EvaluateSettings`, such as `samples`.
+    """
     how = evaluate_stage.EvaluateSettings(
-        suite=suite, problems=problems, max_new_tokens=max_new_tokens, batch=batch
+        suite=suite, problems=problems, max_new_tokens=max_new_tokens, batch=batch, **more
     )
-    return Scores(
-        evaluate_stage.run(model, how, out and out / model.name, name=model.name, progress=progress)
-        for model in models
-    )
+    return evaluate_stage.run_all(models, how, out, progress=progress)
 
 
 def bench(

@@ -7,7 +7,8 @@ import pytest
 
 from hybridize import tasks
 from hybridize.core.shape import SHIPPED_TEACHER
-from hybridize.evaluation.answers import answer, problems, score
+from hybridize.evaluation.answers import answer, problems
+from hybridize.evaluation.scores import score
 from hybridize.models.model import load
 from hybridize.tasks.kinds import KINDS
 

@@ -9,14 +9,17 @@ from hybridize.core.catalog import did_you_mean, known_names, read_dictionary
 from hybridize.core.document import KeyPath
 from hybridize.core.loss_weights import LossWeight
 from hybridize.core.machine import check_machine
-from hybridize.core.sections import Align, Sft, Stage
+from hybridize.core.sections import Evaluate, Stage, Training
 from hybridize.core.sources import Blend, Documents, Source
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
 
 Problem = tuple[KeyPath, str]
-RESERVED = ("teacher", "importance", "align", "plan", "eval", "sft", "merge", "bench", "report")
+RESERVED = (
+    *("teacher", "importance", "align", "plan", "eval", "sft", "merge", "bench", "export"),
+    "report",
+)
 
 
 def check_recipe(recipe: Recipe) -> Iterator[Problem]:
@@ -28,6 +31,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_stages(recipe)
     yield from _check_sft(recipe)
     yield from _check_merge(recipe)
+    yield from _check_export(recipe)
     yield from check_machine(recipe)
 
 
@@ -37,9 +41,21 @@ def _check_names(recipe: Recipe) -> Iterator[Problem]:
     for i, stage in enumerate(recipe.stages):
         yield from _check_losses(("stages", i, "loss"), stage.loss)
     if recipe.evaluate:
-        yield from _check_known(("evaluate", "suite"), recipe.evaluate.suite, "suites")
+        yield from _check_evaluate(recipe.evaluate)
     if recipe.merge:
         yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
+
+
+def _check_evaluate(section: Evaluate) -> Iterator[Problem]:
+    yield from _check_known(("evaluate", "suite"), section.suite, "suites", "agreement")
+    if section.samples > 1 and section.temperature == 0:
+        yield (
+            ("evaluate", "samples"),
+            f"{section.samples} samples at temperature 0 are all the same. "
+            "Set evaluate.temperature, such as 0.6.",
+        )
+    if section.top_p > 1:
+        yield ("evaluate", "top_p"), f"top_p {section.top_p} is not a share: at most 1."
 
 
 def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:
@@ -114,8 +130,10 @@ def _check_keys(path: KeyPath, source: Documents) -> Iterator[Problem]:
 
 
 def _check_align(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.align:
-        yield from _check_budget(("align",), "align", recipe.align, recipe)
+    section = recipe.align
+    if section:
+        per_step = section.tokens_per_step or recipe.data.sequence_length
+        yield from _check_budget(("align",), "align", section.tokens, per_step, recipe)
     elif recipe.mixer.init == "aligned":
         yield (
             ("mixer", "init"),
@@ -155,7 +173,7 @@ def _check_stages(recipe: Recipe) -> Iterator[Problem]:
                 f"{stage.start_from} has {start} already. Set converted to {start + 1} or more.",
             )
         yield from _check_rank(here, stage, methods)
-        yield from _check_training(here, stage.name, stage, recipe)
+        yield from _check_training(here, stage.name, stage, stage.tokens, recipe)
         counts[stage.name] = stage.converted
 
 
@@ -174,9 +192,9 @@ def _check_rank(here: KeyPath, stage: Stage, methods: list[str]) -> Iterator[Pro
 
 
 def _check_training(
-    here: KeyPath, name: str, training: Stage | Sft, recipe: Recipe
+    here: KeyPath, name: str, training: Training, tokens: int, recipe: Recipe
 ) -> Iterator[Problem]:
-    yield from _check_budget(here, name, training, recipe)
+    yield from _check_budget(here, name, tokens, training.tokens_per_step, recipe)
     schedule = training.schedule
     if schedule.name == "wsd" and schedule.warmup + schedule.decay > 1:
         yield (
@@ -186,10 +204,9 @@ def _check_training(
 
 
 def _check_budget(
-    here: KeyPath, name: str, budget: Stage | Sft | Align, recipe: Recipe
+    here: KeyPath, name: str, tokens: int, per_step: int, recipe: Recipe
 ) -> Iterator[Problem]:
-    tokens, length = budget.tokens, recipe.data.sequence_length
-    per_step = budget.tokens_per_step or length
+    length = recipe.data.sequence_length
     if per_step > tokens:
         yield (
             (*here, "tokens"),
@@ -214,7 +231,30 @@ def _check_sft(recipe: Recipe) -> Iterator[Problem]:
             f"sft starts from {recipe.sft.start_from!r}, which is no stage. "
             f"Stages: {', '.join(names)}.",
         )
-    yield from _check_training(("sft",), "sft", recipe.sft, recipe)
+    yield from _check_training(("sft",), "sft", recipe.sft, recipe.sft.tokens, recipe)
+
+
+def _check_export(recipe: Recipe) -> Iterator[Problem]:
+    export = recipe.export
+    if export is None:
+        return
+    known = known_names("formats")
+    for i, name in enumerate(export.formats):
+        if name not in known:
+            hint = did_you_mean(name, known)
+            yield (
+                ("export", "formats", i),
+                f"{name!r} is not an export format. {hint}Known: {', '.join(known)}.",
+            )
+        if name in export.formats[:i]:
+            yield ("export", "formats", i), f"{name} is listed twice. Remove one of them."
+    made = ["teacher", *(stage.name for stage in recipe.stages)]
+    made += [name for name in ("sft", "merge") if getattr(recipe, name)]
+    if export.model not in made:
+        yield (
+            ("export", "model"),
+            f"export names {export.model!r}, which is not made. Models: {', '.join(made)}.",
+        )
 
 
 def _check_merge(recipe: Recipe) -> Iterator[Problem]:

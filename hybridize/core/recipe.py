@@ -18,6 +18,7 @@ from hybridize.core.sections import (
     Devices,
     Distill,
     Evaluate,
+    Export,
     Measurement,
     Merge,
     Mixer,
@@ -64,6 +65,8 @@ class Recipe(Section):
     """Scores."""
     bench: Bench | None = None
     """Speed and memory."""
+    export: Export | None = None
+    """Folders for other programs."""
     report: Report | None = None
     """The page that shows it all."""
     devices: Devices = Devices()
@@ -122,10 +125,17 @@ class Recipe(Section):
             equal = 1 / len(self.merge.models)
             weights = (equal,) * len(self.merge.models)
             updates["merge"] = self.merge.model_copy(update={"weights": weights})
+        if self.export and self.export.model is None:
+            updates["export"] = self.export.model_copy(update={"model": self._last_model()})
         updates["data"] = self._complete_data()
         recipe = self.model_copy(update=updates)
         recipe._document = document
         return recipe
+
+    def _last_model(self) -> str:
+        if self.merge:
+            return "merge"
+        return "sft" if self.sft else self.stages[-1].name if self.stages else "teacher"
 
     def _complete_data(self) -> Data:
         data = self.data

@@ -214,7 +214,13 @@ class Evaluate(Section):
     max_new_tokens: Count = 256
     """Tokens an answer may take."""
     batch: Count = 32
-    """Problems answered at once."""
+    """Answers generated at once."""
+    samples: Count = 1
+    """Answers drawn to each problem, for pass@k and the majority vote; more need a temperature."""
+    temperature: NonNegative = 0.0
+    """0 takes the most likely token each time."""
+    top_p: Positive = 1.0
+    """Share of the probability to draw from, the most likely tokens first; at most 1."""
 
 
 class Bench(Section):
@@ -228,6 +234,17 @@ class Bench(Section):
     """Sequences at once."""
     repeats: Count = 3
     """Measurements of each point; their median counts."""
+
+
+class Export(Section):
+    """Folders for other programs, each verified before it counts as done: export/<format>."""
+
+    formats: Words
+    """Formats to write; `hybridize ls exports` says what fits where."""
+    model: Word | None = None
+    """Model to write; null means merge, or else sft, or else the last stage."""
+    dtype: Word | None = None
+    """Type of the weights: float32, bfloat16, float16; null means that of the model."""
 
 
 class Devices(Section):

@@ -1,34 +1,20 @@
-"""Generate answers to the shipped tasks' held-out problems and score them.
+"""Generate answers with a model in this process, and find how likely the right ones are.
 
 Legend: B problems of one batch, T tokens, V vocabulary.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from hybridize import tasks
+from hybridize.evaluation.sampling import Draw, Sampling
 
-
-@dataclass(frozen=True, kw_only=True)
-class KindScore:
-    """How well one model answered the problems of one kind (or of all kinds together)."""
-
-    accuracy: float
-    """Share of problems whose generated final answer is exactly right, 0..1."""
-    standard_error: float
-    """Of the accuracy: sqrt(p (1 - p) / n); for "overall" that of the mean over kinds."""
-    num_problems: int
-    log_likelihood: float
-    """Mean log-probability of a token of the reference completion, in nats (at most 0)."""
-    mean_tokens: float
-    """Mean number of generated tokens."""
-    finished: float
-    """Share of generations that closed their answer within the token limit, 0..1."""
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +26,32 @@ class Answer:
     right: bool
     finished: bool
     num_tokens: int
-    log_likelihood: float
+    """Generated tokens."""
+    log_likelihood: float | None
+    """Mean log-probability of a token of the reference completion, in nats; None if unknown."""
     prompt: str
     generated: str
     expected: str
+    sample: int = 0
+    """Which of the answers to its problem this is."""
+    found: str | None = None
+    """The final answer in what was generated."""
+    prompt_tokens: int = 0
+    labels: Mapping[str, float] = field(default_factory=dict)
+    """What a suite tells of the problem, such as the depth of a fact."""
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A problem as a suite asks it."""
+
+    problem: tasks.Problem
+    labels: Mapping[str, float] = field(default_factory=dict)
+    """Name -> value by which scores are grouped, beside kind, difficulty and length."""
 
 
 def problems(kinds: Sequence[str], *, num_per_kind: int, seed: int) -> list[tasks.Problem]:
@@ -59,89 +63,126 @@ def problems(kinds: Sequence[str], *, num_per_kind: int, seed: int) -> list[task
     ]
 
 
+def judge(
+    question: Question,
+    generated: str,
+    *,
+    num_tokens: int,
+    prompt_tokens: int,
+    log_likelihood: float | None,
+    sample: int = 0,
+) -> Answer:
+    """Compare what was generated with the right answer."""
+    problem = question.problem
+    found = tasks.read_answer(generated)
+    return Answer(
+        kind=problem.kind,
+        difficulty=problem.difficulty,
+        right=found == problem.answer,
+        finished=found is not None,
+        num_tokens=num_tokens,
+        log_likelihood=log_likelihood,
+        prompt=problem.prompt,
+        generated=generated,
+        expected=problem.completion_text,
+        sample=sample,
+        found=found,
+        prompt_tokens=prompt_tokens,
+        labels=question.labels,
+    )
+
+
 @torch.no_grad()
 def answer(
     model: Any,
     tokenizer: Any,
-    asked: Sequence[tasks.Problem],
+    asked: Sequence[tasks.Problem | Question],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None = None,
     batch: int,
-    progress: Callable[[int, int], None] | None = None,
+    sampling: Sampling | None = None,
+    progress: Progress | None = None,
 ) -> list[Answer]:
-    """Generate greedily for each problem, prompts left-padded in batches of similar length.
+    """Generate for each problem, prompts left-padded in batches of similar length.
+
+    Args:
+        model: any causal language model of transformers' interface.
+        max_new_tokens: in the place of that of `sampling`.
+        sampling: greedy, one answer a problem, where it is not given.
 
     Returns:
-        One `Answer` per problem, in the order asked.
+        `sampling.samples` answers per problem, in the order asked.
     """
-    order = sorted(range(len(asked)), key=lambda place: len(asked[place].prompt_text.split()))
-    answers: dict[int, Answer] = {}
-    for first in range(0, len(order), batch):
-        places = order[first : first + batch]
-        part = [asked[place] for place in places]
-        inputs = tokenizer(
-            [problem.prompt_text for problem in part],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(model.device)
-        output_BT = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        likelihoods = _log_likelihoods(model, tokenizer, part)
-        for place, problem, ids, likelihood in zip(
-            places,
-            part,
-            output_BT[:, inputs.input_ids.shape[1] :].tolist(),
-            likelihoods,
-            strict=True,
-        ):
+    how = sampling or Sampling()
+    how = how if max_new_tokens is None else replace(how, max_new_tokens=max_new_tokens)
+    questions = [one if isinstance(one, Question) else Question(problem=one) for one in asked]
+    prompts = [tokenizer(one.problem.prompt_text).input_ids for one in questions]
+    places = [(place, sample) for place in range(len(questions)) for sample in range(how.samples)]
+    places.sort(key=lambda pair: len(prompts[pair[0]]))
+    answers: dict[tuple[int, int], Answer] = {}
+    likelihoods: dict[int, float] = {}
+    for first in range(0, len(places), batch):
+        part = places[first : first + batch]
+        fresh = sorted({place for place, _ in part} - likelihoods.keys())
+        found = _log_likelihoods(model, tokenizer, [questions[place].problem for place in fresh])
+        likelihoods.update(zip(fresh, found, strict=True))
+        seeds = [how.seed_of(questions[place].problem.prompt, sample) for place, sample in part]
+        rows = generate(model, tokenizer, [prompts[place] for place, _ in part], how, seeds=seeds)
+        for (place, sample), ids in zip(part, rows, strict=True):
             kept = _until_end(ids, tokenizer.eos_token_id)
-            generated = tokenizer.decode(kept)
-            found = tasks.read_answer(generated)
-            answers[place] = Answer(
-                kind=problem.kind,
-                difficulty=problem.difficulty,
-                right=found == problem.answer,
-                finished=found is not None,
+            answers[place, sample] = judge(
+                questions[place],
+                tokenizer.decode(kept),
                 num_tokens=len(kept),
-                log_likelihood=likelihood,
-                prompt=problem.prompt,
-                generated=generated,
-                expected=problem.completion_text,
+                prompt_tokens=len(prompts[place]),
+                log_likelihood=likelihoods[place],
+                sample=sample,
             )
         if progress:
-            progress(len(answers), len(asked))
-    return [answers[place] for place in range(len(asked))]
+            progress(len(answers), len(places))
+    return [answers[pair] for pair in sorted(answers)]
 
 
-def score(answers: Sequence[Answer]) -> tuple[dict[str, KindScore], KindScore]:
-    """Return the score of each kind, and the overall score: the mean over kinds."""
-    by_kind = {
-        kind: _score_kind([one for one in answers if one.kind == kind])
-        for kind in dict.fromkeys(one.kind for one in answers)
-    }
-    count = len(by_kind)
-    return by_kind, KindScore(
-        accuracy=sum(one.accuracy for one in by_kind.values()) / count,
-        standard_error=math.sqrt(sum(one.standard_error**2 for one in by_kind.values())) / count,
-        num_problems=len(answers),
-        log_likelihood=sum(one.log_likelihood for one in by_kind.values()) / count,
-        mean_tokens=sum(one.mean_tokens for one in by_kind.values()) / count,
-        finished=sum(one.finished for one in by_kind.values()) / count,
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    *,
+    seeds: Sequence[int],
+    stopping_criteria: Sequence[Any] = (),
+) -> list[list[int]]:
+    """Return the tokens generated behind each prompt, padding at the end included.
+
+    Args:
+        seeds: of each row's draws.
+        stopping_criteria: of transformers, beside the token that ends a text.
+    """
+    input_ids_BT, attention_mask_BT = pad_left(tokenizer, prompts)
+    options: dict[str, Any] = {}
+    if sampling.temperature > 0:
+        options["logits_processor"] = [Draw(sampling, seeds)]
+    if stopping_criteria:
+        options["stopping_criteria"] = list(stopping_criteria)
+    output_BT = model.generate(
+        input_ids=input_ids_BT.to(model.device),
+        attention_mask=attention_mask_BT.to(model.device),
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        **options,
     )
+    rows: list[list[int]] = output_BT[:, input_ids_BT.shape[1] :].tolist()
+    return rows
 
 
-def _score_kind(answers: Sequence[Answer]) -> KindScore:
-    count = len(answers)
-    accuracy = sum(one.right for one in answers) / count
-    return KindScore(
-        accuracy=accuracy,
-        standard_error=math.sqrt(accuracy * (1 - accuracy) / count),
-        num_problems=count,
-        log_likelihood=sum(one.log_likelihood for one in answers) / count,
-        mean_tokens=sum(one.num_tokens for one in answers) / count,
-        finished=sum(one.finished for one in answers) / count,
-    )
+def pad_left(tokenizer: Any, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Return tokens (B, T), and a mask (B, T) that is 0 where they are padding."""
+    pad = tokenizer.pad_token_id
+    filler = tokenizer.eos_token_id if pad is None else pad
+    longest = max(map(len, rows))
+    ids = [[filler] * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids), torch.tensor(mask)
 
 
 def _until_end(ids: list[int], end: int) -> list[int]:
@@ -150,18 +191,19 @@ def _until_end(ids: list[int], end: int) -> list[int]:
 
 def _log_likelihoods(model: Any, tokenizer: Any, part: Sequence[tasks.Problem]) -> list[float]:
     """Return, per problem, the mean log-probability in nats of a token of its completion."""
-    inputs = tokenizer(
-        [f"{problem.prompt_text} {problem.completion_text}" for problem in part],
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        return_token_type_ids=False,
-    ).to(model.device)
+    if not part:
+        return []
+    texts = [f"{problem.prompt_text} {problem.completion_text}" for problem in part]
+    input_ids_BT, mask_BT = pad_left(tokenizer, [tokenizer(text).input_ids for text in texts])
     lengths = [len(tokenizer(problem.completion_text).input_ids) for problem in part]
     longest = max(lengths)
-    logits_BTV = model(**inputs, logits_to_keep=longest + 1).logits[:, :-1].float()
-    targets_BT = inputs.input_ids[:, -longest:]
+    logits_BTV = model(
+        input_ids=input_ids_BT.to(model.device),
+        attention_mask=mask_BT.to(model.device),
+        logits_to_keep=longest + 1,
+    ).logits[:, :-1]
+    targets_BT = input_ids_BT[:, -longest:].to(logits_BTV.device)
     losses_BT = functional.cross_entropy(
-        logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none"
+        logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none"
     ).view_as(targets_BT)
     return [-losses_BT[row, longest - length :].mean().item() for row, length in enumerate(lengths)]

@@ -3,6 +3,8 @@
 from copy import deepcopy
 from pathlib import Path
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from hybridize.exports.folder import cast_tensors, find_dtype
 from hybridize.models.folders import write_tensors
 from hybridize.models.model import Model
@@ -13,5 +15,6 @@ def write(model: Model, folder: Path, dtype: str | None) -> None:
     network = model.network
     write_tensors({n: t.contiguous() for n, t in cast_tensors(network, dtype).items()}, folder)
     config = deepcopy(network.config.teacher)
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     config.dtype = find_dtype(network, dtype)
     config.save_pretrained(folder)

@@ -26,6 +26,7 @@ from hybridize.core.shape import ModelShape
 from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
 from hybridize.pipeline.align import align_node
+from hybridize.pipeline.export import export_model
 from hybridize.pipeline.measurements import measure_node
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
@@ -72,6 +73,8 @@ class Actions:
             return measure_node(self, node, method, stage or None)
         if kind == "eval":
             return self._evaluate(node, rest)
+        if kind == "export":
+            return export_model(self.recipe, self.model(node.needs[0]), node, self.folder)
         if kind in self._once:
             return self._once[kind](node)
         return self._stage(node, self.recipe.stage(kind))
@@ -283,18 +286,16 @@ class Actions:
     def _evaluate(self, node: Node, name: str) -> Values:
         section = self.recipe.evaluate
         assert section is not None, CHECKED
-        settings = evaluate.EvaluateSettings(
-            suite=section.suite,
-            problems=section.problems,
-            max_new_tokens=section.max_new_tokens,
-            batch=section.batch,
-        )
+        asked = section.model_dump(exclude={"every_stage"})
+        settings = evaluate.EvaluateSettings(**asked)
+        answers = evaluate.read_answers(self.folder.eval("teacher").with_suffix(""))
         evaluation = evaluate.run(
             self.model(name),
             settings,
             node.folder,
             name=name,
             tokens=self._tokens(name),
+            other=None if name == "teacher" or answers is None else ("teacher", answers),
             progress=lambda done, total: self.observer.node_progressed(node.name, done, total),
         )
         self.observer.node_said(node.name, str(evaluation))

@@ -26,6 +26,8 @@ from hybridize.core.stored_text import StoredText
 
 BEGUN = "begun.json"
 _HARMLESS = ("checkpoint_every", "evaluate_every", "skip_bad_batches", "name")
+_SAMPLING = ("samples", "temperature", "top_p")
+"""Keys of `evaluate` that count where they differ from greedy answers."""
 _PROBED = {"optimizer", "schedule", "grad_clip", "dtype"}
 """Keys of `distill` that the short training of replace_one uses."""
 
@@ -35,7 +37,8 @@ class Node:
     """One piece of work of a run, with a folder of its own."""
 
     name: str
-    """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `sft`, `merge`, `bench`."""
+    """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `sft`, `merge`, `bench`,
+    `export/stock`."""
     folder: Path
     settings: Mapping[str, Any]
     """Everything that decides its result, under the names of the recipe."""
@@ -223,7 +226,7 @@ def _list_stages(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> l
 
 
 def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> list[Node]:
-    """List what comes after all stages: fine-tuning, merging, the bench."""
+    """List what comes after all stages: fine-tuning, merging, the bench, the exports."""
     nodes: list[Node] = []
     if recipe.sft:
         own = _without(recipe.sft.model_dump(), _HARMLESS)
@@ -239,16 +242,21 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
         settings: dict[str, Any] = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
         needs = ("teacher", *(stage.name for stage in recipe.stages))
         nodes.append(Node("bench", run.bench.parent, settings, needs))
+    for name in recipe.export.formats if recipe.export else ():
+        assert recipe.export is not None and recipe.export.model is not None
+        settings = {"export": {"format": name, "dtype": recipe.export.dtype}}
+        folder = run.path / "export" / name
+        nodes.append(Node(f"export/{name}", folder, settings, (recipe.export.model,)))
     return nodes
 
 
 def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
     if recipe.evaluate is None:
         return []
-    settings = {
-        "seed": recipe.seed,
-        "evaluate": _without(recipe.evaluate.model_dump(), ("every_stage",)),
-    }
+    default = type(recipe.evaluate)().model_dump()
+    asked = recipe.evaluate.model_dump()
+    unsaid = tuple(key for key in _SAMPLING if asked[key] == default[key])
+    settings = {"seed": recipe.seed, "evaluate": _without(asked, ("every_stage", *unsaid))}
     return [Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))]
 
 

@@ -1,8 +1,8 @@
 """The tables of scores: by kind, against converted layers, likelihood beside accuracy, merge."""
 
 import math
-from itertools import combinations
 
+from hybridize.core.ranking import Ranked, find_disagreements
 from hybridize.report.models import ModelFacts, headline, list_models
 from hybridize.report.rows import point_label
 from hybridize.report.run_data import RunData
@@ -139,18 +139,18 @@ def disagreements(rows: tuple[Row, ...]) -> list[tuple[str, str, bool]]:
     Each is (better by likelihood, better by accuracy, whether the two accuracies differ by more
     than the standard error of their difference).
     """
-    found = []
-    for first, second in combinations(rows, 2):
-        by_likelihood = float(first["log_likelihood"] or 0) - float(second["log_likelihood"] or 0)
-        by_accuracy = float(first["accuracy"] or 0) - float(second["accuracy"] or 0)
-        if by_likelihood * by_accuracy < 0:
-            names = (str(first["model"]), str(second["model"]))
-            ordered = names if by_likelihood > 0 else names[::-1]
-            noise = math.hypot(
-                float(first["standard_error"] or 0), float(second["standard_error"] or 0)
-            )
-            found.append((*ordered, abs(by_accuracy) > noise))
-    return found
+    models = [
+        Ranked(
+            str(row["model"]),
+            float(row["log_likelihood"] or 0),
+            float(row["accuracy"] or 0),
+            float(row["standard_error"] or 0),
+        )
+        for row in rows
+    ]
+    return [
+        (one.by_likelihood, one.by_accuracy, one.is_clear) for one in find_disagreements(models)
+    ]
 
 
 def merge_table(run: RunData) -> Table | None:

@@ -10,6 +10,8 @@ from hybridize.core.errors import RunError
 from hybridize.core.importance import Importance
 
 Json = Mapping[str, Any]
+SUITES = ("recall", "agreement", "diagnosis")
+"""Folders in eval/ with the results of suites that are shown beside the scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class RunData:
     """Values of the merge's `result.json`."""
     evaluations: Mapping[str, Json]
     """Model name (`teacher`, `h6`, `sft`) -> evaluation."""
+    suites: Mapping[str, Mapping[str, Json]]
+    """Suite (`recall`, `agreement`, `diagnosis`) -> model name -> what was found."""
     bench: Json | None
     recipe: str | None
     resolved_recipe: str | None
@@ -68,6 +72,7 @@ def read_run(path: Path | str) -> RunData:
             "Give the folder that `hybridize run` wrote."
         )
     recipe = _text(folder.recipe)
+    evals = folder.path / "eval"
     stages = sorted(stage for stage in folder.path.glob("stages/*") if stage.is_dir())
     return RunData(
         path=folder.path,
@@ -86,6 +91,10 @@ def read_run(path: Path | str) -> RunData:
         merge=_values(folder.merge),
         evaluations={
             file.stem: read_json(file) for file in sorted(folder.path.glob("eval/*.json"))
+        },
+        suites={
+            suite: {path.stem: read_json(path) for path in sorted((evals / suite).glob("*.json"))}
+            for suite in SUITES
         },
         bench=_json(folder.bench),
         recipe=recipe,

@@ -1,7 +1,7 @@
 """The report of one run: which tables and figures stand where, and the words between them."""
 
 from hybridize.core.importance import Importance
-from hybridize.report import rows, rows_scores, rows_training, units
+from hybridize.report import rows, rows_scores, rows_suites, rows_training, units
 from hybridize.report.blocks import (
     Block,
     Caution,
@@ -13,7 +13,7 @@ from hybridize.report.blocks import (
     Section,
     Verbatim,
 )
-from hybridize.report.figures import curves, layers, scores
+from hybridize.report.figures import curves, heat, layers, scores
 from hybridize.report.models import list_models, stated_context, verdict_of
 from hybridize.report.run_data import RunData
 from hybridize.report.tables import Table
@@ -175,7 +175,30 @@ def _scores(run: RunData) -> tuple[Block, ...]:
         )
         figure = Figure("score-by-converted", caption, by_converted, scores.score_by_converted)
         blocks.append(figure)
-    return (*blocks, rows_scores.score_matrix_table(run), Folded(table))
+    blocks += _suites(run)
+    folded = [Folded(groups)] if (groups := rows_suites.groups_table(run)) else []
+    return (*blocks, rows_scores.score_matrix_table(run), Folded(table), *folded)
+
+
+def _suites(run: RunData) -> list[Block]:
+    """Show what the other suites found, each where it was run."""
+    blocks: list[Block] = []
+    paired = rows_suites.paired_table(run)
+    if paired is not None:
+        blocks += [paired, Paragraph(rows_suites.PAIRED_WORDS)]
+    recall = rows_suites.recall_table(run)
+    if recall is not None:
+        for table in rows_suites.by_model(recall):
+            blocks.append(Figure(table.name, rows_suites.RECALL_WORDS, table, heat.heat_map))
+    agreement = rows_suites.agreement_table(run)
+    if agreement is not None:
+        words = rows_suites.AGREEMENT_WORDS
+        blocks.append(Figure("agreement", words, agreement, heat.agreement_curves))
+    diagnosis = rows_suites.diagnosis_table(run)
+    if diagnosis is not None:
+        blocks.append(diagnosis)
+        blocks += [Caution(text) for text in rows_suites.findings(run)]
+    return blocks
 
 
 def _likelihood(run: RunData) -> tuple[Block, ...]:

@@ -19,6 +19,7 @@ from random import Random
 from typing import Literal
 
 from hybridize.tasks.kinds import KINDS
+from hybridize.tasks.retrieval import write_retrieval
 from hybridize.tasks.text import passage
 from hybridize.tasks.words import ANSWER, ASSISTANT, BOS, END_ANSWER, END_THINK, EOS, THINK, USER
 
@@ -87,6 +88,22 @@ def draw(
     rng = Random(f"{seed}/mix/{split}/{index}")
     kind = rng.choices(list(shares), weights=list(shares.values()))[0]
     return make(kind, seed=seed, index=index, split=split)
+
+
+def make_retrieval(*, seed: int, index: int, num_words: int, depth: float) -> Problem:
+    """Draw held-out problem number `index` that asks for facts at a depth of a long prompt.
+
+    Args:
+        num_words: of the prompt, about.
+        depth: where in the prompt the facts lie, 0 its beginning, 1 its end.
+    """
+    rng = Random(f"{seed}/retrieval/{num_words}/{depth}/{index}")
+    while True:
+        prompt, thinking, answer = map(" ".join, write_retrieval(rng, num_words, depth))
+        if split_of(prompt) == "heldout":
+            return Problem(
+                kind="recall", difficulty=1, prompt=prompt, thinking=thinking, answer=answer
+            )
 
 
 def make_text(*, seed: int, index: int, split: Split = "train") -> str:

@@ -26,7 +26,12 @@ OPTIONS = {
     "distill": ["--tokens", "--out", "--teacher", "--recipe", "--set", "--device"],
     "sft": ["--tokens", "--out", "--recipe", "--set", "--device"],
     "merge": ["--out", "--weights", "--method"],
-    "eval": ["--suite", "--limit", "--batch", "--out", "--device", "--json"],
+    "eval": [
+        *("--suite", "--limit", "--batch", "--seed", "--lengths", "--stock", "--max-new-tokens"),
+        *("--samples", "--temperature", "--top-p", "--endpoint", "--model-name", "--tokenizer"),
+        *("--out", "--device", "--json"),
+    ],
+    "diagnose": ["--teacher", "--tokens", "--problems", "--out", "--device", "--json"],
     "export": ["--format", "--dtype", "--verify"],
     "consolidate": [],
     "bench": [

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hybridize import tasks
-from hybridize.evaluation.answers import Answer, answer, problems, score
+from hybridize.evaluation.answers import Answer, answer, problems
+from hybridize.evaluation.scores import score
 from tests.tiny_tasks import task_student, task_teacher, task_tokenizer
 
 MIXED = ["sort", "recall", "add", "chain", "edit"]

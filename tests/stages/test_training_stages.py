@@ -1,7 +1,6 @@
 """Convert, distil, fine-tune, evaluate: what each changes, what it leaves, what it writes."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -102,7 +101,8 @@ def test_an_evaluation_equals_what_it_wrote(teacher, tmp_path):
         progress=lambda *counts: told.append(counts),
     )  # fmt: skip
     assert told == [(4, 6), (6, 6)]
-    assert read_json(tmp_path / "eval" / "h1.json") == plain(asdict(found))
+    assert read_json(tmp_path / "eval" / "h1.json") == plain(found.to_json())
+    assert read_json(tmp_path / "eval" / "h1" / "timing.json") == {"seconds": found.seconds}
     answers = list(read_jsonl(tmp_path / "eval" / "h1" / "answers.jsonl"))
     assert [answer["kind"] for answer in answers] == ["add"] * 3 + ["sort"] * 3
     assert (found.model, found.tokens, found.layout) == ("h1", 77, "AAAA")
@@ -116,7 +116,7 @@ def test_an_evaluation_equals_what_it_wrote(teacher, tmp_path):
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        ("task", r"'task' is not a suite \(known: tasks, recall\)"),
+        ("task", r"'task' is not a suite \(known: tasks, quick, full, recall, agreement\)"),
         ("tests.tiny_tasks:NOTHING", "cannot be imported"),
         ("tests.nowhere:KINDS", "cannot be imported"),
     ],

@@ -1,0 +1,129 @@
+"""How far a student's next tokens agree with its teacher's: KL and top-1, by position and entropy.
+
+Legend: T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridize.core.errors import ModelError
+
+TOKENS_AT_ONCE = 256
+"""Logits that are compared at a time, for the sake of memory."""
+FIRST_EDGE = 16
+ENTROPY_EDGES = (0.01, 0.1, 1.0, 2.0, math.inf)
+"""Places are grouped by the least of these that the teacher's entropy (nats) stays below."""
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """The mean over the tokens of one group."""
+
+    by: str
+    """all, position (less than so many tokens before it), entropy (of the teacher, below)."""
+    value: float | None
+    """None for all, and for the highest entropies."""
+    tokens: int
+    forward_kl: float
+    """KL(teacher || student), nats per token."""
+    forward_kl_error: float
+    """Standard error, from the spread between documents."""
+    reverse_kl: float
+    """KL(student || teacher), nats per token."""
+    reverse_kl_error: float
+    top1: float
+    """Share of places where both find the same token most likely."""
+    top1_error: float
+
+
+@torch.no_grad()
+def measure_agreement(
+    teacher: Any, student: Any, documents: Iterable[Sequence[int]]
+) -> list[Agreed]:
+    """Compare two models on documents, each read alone from its first token.
+
+    Args:
+        teacher: any causal language model of transformers' interface, as `student`.
+        documents: token ids.
+
+    Raises:
+        ModelError: the two have different vocabularies.
+    """
+    sums: dict[tuple[str, float | None], list[tuple[Tensor, int]]] = {}
+    for document in documents:
+        ids_1T = torch.tensor([list(document)])
+        values_4T = _compare(
+            teacher(input_ids=ids_1T.to(teacher.device)).logits[0].cpu(),
+            student(input_ids=ids_1T.to(student.device)).logits[0].cpu(),
+        )
+        places_T = torch.arange(values_4T.shape[1])
+        for key, chosen_T in _groups(places_T, values_4T[3]).items():
+            count = int(chosen_T.sum())
+            if count:
+                part = values_4T[:3, chosen_T].sum(dim=1)
+                sums.setdefault(key, []).append((part, count))
+    order = sorted(sums, key=lambda key: (key[0], math.inf if key[1] is None else key[1]))
+    return [_mean(key, sums[key]) for key in order]
+
+
+def _compare(teacher_TV: Tensor, student_TV: Tensor) -> Tensor:
+    """Return forward KL, reverse KL, whether the top token is the same, the teacher's entropy."""
+    if teacher_TV.shape != student_TV.shape:
+        raise ModelError(
+            f"the models have vocabularies of {teacher_TV.shape[-1]} and {student_TV.shape[-1]} "
+            "tokens. Compare a student with its own teacher."
+        )
+    parts = []
+    for first in range(0, len(teacher_TV), TOKENS_AT_ONCE):
+        rows = slice(first, first + TOKENS_AT_ONCE)
+        p_TV = teacher_TV[rows].double().log_softmax(-1)
+        q_TV = student_TV[rows].double().log_softmax(-1)
+        gap_TV = p_TV - q_TV
+        same_T = (p_TV.argmax(-1) == q_TV.argmax(-1)).double()
+        forward_T, reverse_T = (p_TV.exp() * gap_TV).sum(-1), -(q_TV.exp() * gap_TV).sum(-1)
+        entropy_T = -(p_TV.exp() * p_TV).sum(-1)
+        parts.append(torch.stack([forward_T, reverse_T, same_T, entropy_T]))
+    return torch.cat(parts, dim=1)
+
+
+def _groups(places_T: Tensor, entropy_T: Tensor) -> dict[tuple[str, float | None], Tensor]:
+    """Return the groups of a document: (by, value) -> which of its tokens."""
+    found: dict[tuple[str, float | None], Tensor] = {(ALL, None): places_T >= 0}
+    low, high = 0, FIRST_EDGE
+    while low <= int(places_T[-1]):
+        found["position", float(high)] = (places_T >= low) & (places_T < high)
+        low, high = high, 2 * high
+    floor = -math.inf
+    for edge in ENTROPY_EDGES:
+        value = None if math.isinf(edge) else edge
+        found["entropy", value] = (entropy_T >= floor) & (entropy_T < edge)
+        floor = edge
+    return found
+
+
+def _mean(key: tuple[str, float | None], parts: Sequence[tuple[Tensor, int]]) -> Agreed:
+    """Divide sums by counts; the error is that of a ratio whose parts vary between documents."""
+    sums_N3 = torch.stack([part for part, _ in parts])
+    counts_N1 = torch.tensor([[float(count)] for _, count in parts], dtype=torch.float64)
+    total = counts_N1.sum()
+    mean_3 = sums_N3.sum(0) / total
+    factor = len(parts) / max(1, len(parts) - 1)
+    error_3 = ((sums_N3 - mean_3 * counts_N1).square().sum(0) * factor).sqrt() / total
+    (forward, reverse, top1), errors = mean_3.tolist(), error_3.tolist()
+    return Agreed(
+        by=key[0],
+        value=key[1],
+        tokens=int(total),
+        forward_kl=forward,
+        forward_kl_error=errors[0],
+        reverse_kl=reverse,
+        reverse_kl_error=errors[1],
+        top1=top1,
+        top1_error=errors[2],
+    )

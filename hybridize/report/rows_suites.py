@@ -1,0 +1,169 @@
+"""The tables of the suites beside `tasks`: paired tests, groups, recall, agreement, diagnosis."""
+
+from collections.abc import Mapping, Sequence
+
+from hybridize.report.run_data import Json, RunData
+from hybridize.report.tables import Cell, Column, Row, Table
+
+SIGNIFICANT = 0.05
+"""A p-value below this is marked."""
+
+
+PAIRED_WORDS = (
+    "Both models answer the same problems, so the difference is counted problem by problem: the "
+    "interval is a bootstrap over the problems, p that of McNemar's exact test that both are right "
+    "equally often."
+)
+RECALL_WORDS = (
+    "A cell per length of the prompt and depth of the facts in it, darker where more are found; "
+    "a depth of 100 % is the end of the prompt. What a state has forgotten shows at the top right."
+)
+AGREEMENT_WORDS = (
+    "Left: how far the next token's distribution is from the teacher's, by position in a held-out "
+    "document. Right: how often both find the same token most likely. A line that worsens to the "
+    "right is a memory that does not last."
+)
+
+
+def paired_table(run: RunData) -> Table | None:
+    """List each model beside the teacher on the same problems; None where nothing was paired."""
+    rows: list[Row] = []
+    for name, evaluation in run.evaluations.items():
+        paired = evaluation.get("paired")
+        if not paired:
+            continue
+        for kind, pair in [("mean", paired["overall"]), *paired["kinds"].items()]:
+            significant = pair["p_value"] < SIGNIFICANT
+            rows.append({"model": name, "kind": kind, **pair, "significant": significant})
+    columns = (
+        Column("model", "model"),
+        Column("kind", "kind"),
+        Column("difference", "difference", "number", error="standard_error"),
+        Column("low", "95 % from", "number"),
+        Column("high", "to", "number"),
+        Column("only_model", "only model right", "count"),
+        Column("only_other", "only teacher right", "count"),
+        Column("p_value", "p (McNemar)", "number"),
+        Column("significant", f"p below {SIGNIFICANT}"),
+    )
+    title = "Each model beside the teacher, problem by problem"
+    return Table("paired", title, columns, tuple(rows)) if rows else None
+
+
+def groups_table(run: RunData) -> Table | None:
+    """List accuracy by difficulty and by length of the prompt; None where nothing was grouped."""
+    rows: list[Row] = []
+    for name, evaluation in run.evaluations.items():
+        rows += [{"model": name, **entry} for entry in evaluation.get("groups", ())]
+    columns = (
+        Column("model", "model"),
+        Column("kind", "kind"),
+        Column("by", "by"),
+        Column("value", "value", "number"),
+        Column("accuracy", "accuracy", "number", error="standard_error"),
+        Column("num_problems", "problems", "count"),
+    )
+    title = "Accuracy by difficulty and by length of the prompt"
+    return Table("groups", title, columns, tuple(rows)) if rows else None
+
+
+def heat_rows(evaluation: Json) -> tuple[Row, ...]:
+    """Return the cells of a heat map: one a length and depth; none of another suite.
+
+    An evaluation groups its answers by one label at a time, and by all of them as `cells`.
+    """
+    return tuple({"model": evaluation["model"], **cell} for cell in evaluation.get("cells", ()))
+
+
+def recall_table(run: RunData) -> Table | None:
+    """List retrieval by length and depth of all models; None where the suite was not run."""
+    found = run.suites.get("recall", {})
+    rows = tuple(row for evaluation in found.values() for row in heat_rows(evaluation))
+    columns = (
+        Column("model", "model"),
+        Column("prompt_length", "prompt", "count", unit="tokens"),
+        Column("depth", "depth", "number"),
+        Column("accuracy", "accuracy", "number", error="standard_error"),
+        Column("num_problems", "problems", "count"),
+    )
+    return Table("recall", "Facts found by length and depth", columns, rows) if rows else None
+
+
+def by_model(table: Table) -> list[Table]:
+    """Cut a table into one a model, named after it."""
+    models = dict.fromkeys(str(row["model"]) for row in table.rows)
+    return [
+        Table(
+            f"{table.name}-{model}",
+            f"{table.title}: {model}",
+            table.columns,
+            tuple(row for row in table.rows if row["model"] == model),
+        )
+        for model in models
+    ]
+
+
+def findings(run: RunData) -> list[str]:
+    """List what the diagnoses name."""
+    return [
+        f"{name}: {text}"
+        for name, found in run.suites.get("diagnosis", {}).items()
+        for text in found.get("findings", ())
+    ]
+
+
+def agreement_rows(compared: Sequence[Json]) -> tuple[Row, ...]:
+    """Return agreement by position of several students."""
+    return tuple(
+        {"model": one["model"], "position": row["value"], **_without(row, ("by", "value"))}
+        for one in compared
+        for row in one["rows"]
+        if row["by"] == "position"
+    )
+
+
+def agreement_table(run: RunData) -> Table | None:
+    """List agreement with the teacher by position; None where the suite was not run."""
+    rows = agreement_rows(list(run.suites.get("agreement", {}).values()))
+    columns = (
+        Column("model", "model"),
+        Column("position", "position below", "count", unit="tokens"),
+        Column("forward_kl", "KL(teacher || student)", "number", error="forward_kl_error"),
+        Column("reverse_kl", "KL(student || teacher)", "number", error="reverse_kl_error"),
+        Column("top1", "same top token", "number", error="top1_error"),
+        Column("tokens", "tokens", "count"),
+    )
+    title = "Agreement with the teacher by position"
+    return Table("agreement", title, columns, rows) if rows else None
+
+
+def diagnosis_table(run: RunData) -> Table | None:
+    """List what was seen of each converted layer; None where nothing was diagnosed."""
+    rows: list[Row] = []
+    for name, found in run.suites.get("diagnosis", {}).items():
+        for layer in found.get("layers", ()):
+            if layer["mixer"] == "attention":
+                continue
+            memory: Mapping[str, Cell] = layer.get("memory") or {}
+            rows.append({"model": name, **_without(layer, ("memory", "zero_tensors")), **memory})
+    columns = (
+        Column("model", "model"),
+        Column("layer", "layer", "count"),
+        Column("mixer", "mixer"),
+        Column("output_share", "adds, of the residual", "number"),
+        Column("contribution_nats", "loss gained without", "number", unit="nats per token"),
+        Column("median_tokens", "memory", "number", unit="tokens"),
+        Column("state_rank", "state rank", "number"),
+        Column("own_error", "own error", "number"),
+        Column("error", "error after it", "number"),
+    )
+    title = "Converted layers one by one"
+    return Table("diagnosis", title, columns, tuple(rows)) if rows else None
+
+
+def _without(values: Json, keys: tuple[str, ...]) -> dict[str, Cell]:
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in keys and not isinstance(value, list | Mapping)
+    }

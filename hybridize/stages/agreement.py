@@ -1,0 +1,122 @@
+"""The suite `agreement`: students beside their teacher on the same held-out text."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybridize import tasks
+from hybridize.core.artifacts import hash_json, write_json
+from hybridize.core.errors import RecipeError
+from hybridize.evaluation.agreement import ALL, Agreed, measure_agreement
+from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementSettings:
+    """The text that is read."""
+
+    rows: int = 16
+    """Held-out documents of each kind: problem, thinking and answer."""
+    seed: int = 2
+    """Of the documents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """One student beside its teacher."""
+
+    model: str
+    teacher: str
+    layout: str
+    rows: list[Agreed]
+    documents: int
+    seed: int
+    documents_sha256: str
+    """Of all documents' token ids."""
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    suite: str = "agreement"
+    seconds: float = field(compare=False, default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the result file holds: everything but the time."""
+        values = asdict(self)
+        values.pop("seconds")
+        return values
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model} beside {self.teacher}  {self.layout}",
+            f"{'':<20}{'KL(t||s)':<20}{'KL(s||t)':<20}{'top-1 the same':<18}tokens",
+        ]
+        for row in self.rows:
+            bound = "" if row.by == ALL else "the rest" if row.value is None else f"< {row.value:g}"
+            lines.append(
+                f"{f'{row.by} {bound}':<20}"
+                f"{f'{row.forward_kl:.4f} ± {row.forward_kl_error:.4f}':<20}"
+                f"{f'{row.reverse_kl:.4f} ± {row.reverse_kl_error:.4f}':<20}"
+                f"{f'{row.top1:.4f} ± {row.top1_error:.4f}':<18}{row.tokens}"
+            )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class Agreements(tuple[Agreement, ...]):
+    """Several students beside one teacher."""
+
+    __slots__ = ()
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what the result files hold, with the time."""
+        return [{**one.to_json(), "seconds": one.seconds} for one in self]
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self))
+
+
+def run_all(
+    models: Sequence[Subject], settings: AgreementSettings, out: Path | None = None
+) -> Agreements:
+    """Compare each model after the first with the first; write `out`/`<model>.json` of each.
+
+    Raises:
+        RecipeError: there are not two models, or one is not in this process.
+        ModelError: their vocabularies differ.
+    """
+    inside = [model for model in models if isinstance(model, InProcess)]
+    if len(inside) < 2 or len(inside) < len(models):
+        raise RecipeError(
+            "suite agreement compares students with their teacher, all in this process: "
+            "hybridize eval TEACHER STUDENT... --suite agreement."
+        )
+    teacher, *students = inside
+    documents = [
+        teacher.tokenizer(f"{problem.prompt_text} {problem.completion_text}").input_ids
+        for kind in tasks.KINDS
+        for index in range(settings.rows)
+        for problem in [tasks.make(kind, seed=settings.seed, index=index, split="heldout")]
+    ]
+    found = []
+    for student in students:
+        started = time.monotonic()
+        rows = measure_agreement(teacher.network.eval(), student.network.eval(), documents)
+        one = Agreement(
+            model=student.name,
+            teacher=teacher.name,
+            layout=student.layout,
+            rows=rows,
+            documents=len(documents),
+            seed=settings.seed,
+            documents_sha256=hash_json(documents),
+            machine=student.machine(),
+            versions=describe_versions(),
+            seconds=time.monotonic() - started,
+        )
+        if out is not None:
+            write_json(out / f"{one.model}.json", one.to_json())
+            write_json(out / one.model / "timing.json", {"seconds": one.seconds})
+        found.append(one)
+    return Agreements(found)
