@@ -27,7 +27,8 @@ class Connection:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RecipeError(f"{url!r} is not the address of a server, as http://localhost:8000.")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._url, self._path = url, parts.path or "/"
+        self._url = url
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._connection = kind(parts.hostname, parts.port, timeout=timeout)
 
     def send(
