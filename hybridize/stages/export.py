@@ -188,7 +188,9 @@ def _ask(program: str, folder: Path, expected: Expected, is_rounded: bool) -> Ch
     try:
         return verify_engine(program, folder, expected, is_rounded=is_rounded)
     except MachineError as error:
-        return f"it did not run: {str(error).splitlines()[0]}"
+        # The first line says what happened, the last one of the log most often why.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return "it did not run: " + " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def _draw_prompts() -> tuple[str, ...]:
