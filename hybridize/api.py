@@ -166,11 +166,12 @@ def measure_importance(
         "train": asked.train,
     }
     training = _fit_settings(values, source, max(1, asked.steps) * asked.tokens_per_step)
-    kind, fresh = mixer, FreshSettings()
-    if isinstance(mixer, AlignedMixers):
-        kind, fresh = mixer.kind, _start_aligned(mixer)
     probe = importance_stage.ReplaceOneSettings(
-        mixer=str(kind), fresh=fresh, tokens=num_tokens, steps=asked.steps, training=training
+        mixer=mixer if isinstance(mixer, str) else mixer.kind,
+        fresh=FreshSettings() if isinstance(mixer, str) else FreshSettings.of(mixer),
+        tokens=num_tokens,
+        steps=asked.steps,
+        training=training,
     )
     return importance_stage.replace_one(model, teacher or model, source, heldout, probe, out)
 
@@ -191,21 +192,13 @@ def convert(
     Args:
         source: whose attention the fresh mixers start from; by default `model`.
         init: from_attention, random, or what `align` made.
-        options: of the mixer; aligned ones have theirs.
-        calibrate_on: text whose first tokens the fresh mixers are fitted on, in closed form;
-            aligned ones are left as they are.
+        calibrate_on: text whose first tokens the fresh mixers are fitted on, in closed form.
     """
-    rows = None
-    if calibrate_on is not None:
-        rows = make_calibration(calibrate_on, CALIBRATION_TOKENS)
-    if isinstance(init, AlignedMixers):
-        fresh = _start_aligned(init)
-    else:
-        fresh = FreshSettings(init=init, options=dict(options or {}), seed=seed)
+    rows = None if calibrate_on is None else make_calibration(calibrate_on, CALIBRATION_TOKENS)
     return convert_stage.run(
         model,
         layout,
-        fresh,
+        FreshSettings.of(init, options=options, seed=seed),
         out,
         source=source or model,
         name=f"h{len(layout.converted)}",
@@ -383,10 +376,6 @@ def _check_tokens(model: Model, data: TokenSource) -> None:
 
 def _copy(model: Model) -> Model:
     return Model(model.name, copy.deepcopy(model.network), model.tokenizer)
-
-
-def _start_aligned(aligned: AlignedMixers) -> FreshSettings:
-    return FreshSettings(init="aligned", options=dict(aligned.options), aligned=aligned.folder)
 
 
 def _read(settings: Settings | None, data: TokenSource) -> Recipe:

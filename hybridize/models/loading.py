@@ -51,15 +51,28 @@ def load_model(
     model.model.rotary_emb = find_family(teacher.model_type).rotary(config=teacher)
     model.tie_weights()
     model.config.dtype = model.model.embed_tokens.weight.dtype
-    if (contents.folder / "generation_config.json").is_file():
-        try:
-            model.generation_config = GenerationConfig.from_pretrained(contents.folder)
-        except Exception as error:
-            raise ModelError(
-                f"model {contents.folder}: generation_config.json cannot be read ({error}). "
-                "Copy it again, or remove it."
-            ) from error
+    settings = find_generation_config(contents.folder)
+    if settings is not None:
+        model.generation_config = settings
     return model.eval()
+
+
+def find_generation_config(folder: Path) -> GenerationConfig | None:
+    """Read the generation settings of a model folder, or return None where it has none.
+
+    Raises:
+        ModelError: there is a file of them, but it cannot be read.
+    """
+    if not (folder / "generation_config.json").is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model {folder}: generation_config.json cannot be read ({reason}). "
+            "Copy it again, or remove it."
+        ) from error
 
 
 def load_outline(folder: str | Path) -> HybridForCausalLM:

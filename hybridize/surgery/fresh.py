@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hybridize.core.layout import Layout
 from hybridize.models.hybrid import HybridForCausalLM
+from hybridize.surgery.aligned import AlignedMixers
 from hybridize.surgery.apply import convert
 from hybridize.surgery.calibrate import calibrate, list_gated
 
@@ -26,6 +27,19 @@ class FreshSettings:
     """Seed of what is drawn at random."""
     aligned: Path | None = None
     """Folder of the mixers of init `aligned`."""
+
+    @classmethod
+    def of(
+        cls,
+        init: str | AlignedMixers,
+        *,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> "FreshSettings":
+        """Return a start by name, or from mixers that were aligned, with the options they have."""
+        if isinstance(init, str):
+            return cls(init=init, options=dict(options or {}), seed=seed)
+        return cls(init="aligned", options=dict(init.options), aligned=init.folder)
 
 
 def convert_fresh(

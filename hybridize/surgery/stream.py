@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
-from transformers import GenerationConfig
 
 from hybridize.core.artifacts import write_json
 from hybridize.core.layout import Layout
@@ -21,7 +20,7 @@ from hybridize.core.model_files import INDEX
 from hybridize.core.whole_folder import whole_folder
 from hybridize.models.folders import build_outline, find_folder, read_contents
 from hybridize.models.hybrid import HybridForCausalLM
-from hybridize.models.loading import find_tensors
+from hybridize.models.loading import find_generation_config, find_tensors, find_tokenizer
 from hybridize.models.mixers import Mixer
 from hybridize.surgery.aligned import take_aligned
 from hybridize.surgery.apply import draw_mixer, list_float32, prepare
@@ -76,15 +75,15 @@ def stream(
     weights, student = prepare(
         before, layout, init=settings.init, options=settings.options, source=teacher
     )
+    student.generation_config = find_generation_config(folder) or student.generation_config
+    find_tokenizer(folder)  # raises where it does not fit
     fetch = _fetch_from(origins, settings, student, before.layout.diff(layout))
     stored = _list_stored(student, origins["student"].dtype_of(EMBEDDING))
     with whole_folder(out, needed_bytes=sum(map(_count_bytes, stored.values()))) as fresh:
         _write_tensors(fresh, weights, stored, origins, fetch, shard_bytes, progress)
-        if (folder / "generation_config.json").is_file():
-            student.generation_config = GenerationConfig.from_pretrained(folder)
         student.generation_config.save_pretrained(fresh)
         for pattern in (*TOKENIZER_FILES, *VOCABULARY_FILES):
-            for file in folder.glob(pattern):
+            for file in filter(Path.is_file, folder.glob(pattern)):
                 shutil.copyfile(file, fresh / file.name)
         write_json(fresh / "weight_map.json", weights.to_json())
         student.config.architectures = [type(student).__name__]

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from hybridize.core.errors import MachineError, ModelError
 from hybridize.models import load_model, save_model
@@ -147,6 +150,38 @@ def test_large_weights_are_finite_even_if_their_sum_is_not(tmp_path):
     layout = load_outline(folder).layout.convert([1], to="mamba2")
     stream(folder, layout, FreshSettings(), tmp_path / "out")
     assert load_model(tmp_path / "out").model.embed_tokens.weight.min().item() == 60_000
+
+
+SETTINGS = {
+    "no-json": "{",
+    "list": "[]",
+    "no-number": '{"max_new_tokens": "x", "temperature": "hot"}',
+    "negative": '{"max_new_tokens": -3}',
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_generation_settings_that_cannot_be_read_are_refused(name, tmp_path):
+    folder = write_teacher(tmp_path / "t")
+    layout = load_outline(folder).layout.convert([1], to="mamba2")
+    (folder / "generation_config.json").write_text(SETTINGS[name])
+    with pytest.raises(ModelError, match=r"generation_config\.json cannot be read") as caught:
+        stream(folder, layout, FreshSettings(), tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
+    folder = write_teacher(tmp_path / "t")
+    layout = load_outline(folder).layout.convert([1], to="mamba2")
+    words = {f"w{number}": number for number in range(65)}
+    core = Tokenizer(WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=core).save_pretrained(folder)
+    with pytest.raises(ModelError, match="the tokenizer has 65 tokens, but the embedding has 64"):
+        stream(folder, layout, FreshSettings(), tmp_path / "out")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="the tokenizer cannot be read"):
+        stream(folder, layout, FreshSettings(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dtype_can_be_chosen(tmp_path):
