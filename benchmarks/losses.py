@@ -82,12 +82,13 @@ class Case:
         total.backward()
         return total.detach()
 
-    def dense(self, name: str = "reverse_kl") -> Tensor:
-        """Compute a mixture with all logits at once, and its gradients."""
-        student_NV = torch.log_softmax(self.hidden_ND @ self.weight_VD.T, -1)
+    def dense(self, name: str = "reverse_kl", exact: torch.dtype | None = None) -> Tensor:
+        """Compute a mixture with all logits at once, and its gradients; after the products of
+        states and heads in the precision `exact`, if one is given."""
+        student_NV = torch.log_softmax(self.hidden_ND @ self.weight_VD.T, -1, dtype=exact)
         with torch.no_grad():
             logits_NV = self.teacher_hidden_ND @ self.teacher_weight_VD.T
-            teacher_NV = torch.log_softmax(logits_NV, -1)
+            teacher_NV = torch.log_softmax(logits_NV, -1, dtype=exact)
         total = student_NV.new_zeros(())
         for loss in LOSSES[name]:
             if loss is cross_entropy:
@@ -102,6 +103,10 @@ class Case:
                 total = total + both / 2
         total.backward()
         return total.detach()
+
+    def rounded(self, name: str) -> Tensor:
+        """Compute a mixture and its gradients with float32 products and all else in float64."""
+        return self.dense(name, torch.float64)
 
     def chunked(self) -> Tensor:
         """Compute cross entropy and its gradients 256 tokens at a time."""
@@ -172,24 +177,31 @@ def show_time(tokens: int, width: int, vocab: int, repeats: int) -> str:
 
 
 def show_rounding(tokens: int, width: int, vocab: int) -> str:
-    """Compare float32, fused and dense, with dense float64."""
-    rows = []
+    """Compare float32, fused and dense, with dense float64; and what float32 products alone do."""
+    by_norm, by_worst = [], []
     for distance in (1.0, 0.1):
         case = Case(tokens, width, vocab, distance)
         exact = copy(case).to(torch.float64)
         for name in LOSSES:
             wanted = _results(exact, "dense", name)
-            row = [name, f"{float(wanted[0]) / tokens:.3f}"]
-            for form in ("fused", "dense"):
-                pairs = zip(_results(case, form, name), wanted, strict=True)
-                row += [f"{float((a - b).norm() / b.norm()):.1e}" for a, b in pairs]
-            rows.append(row)
+            norms = [name, f"{float(wanted[0]) / tokens:.3f}"]
+            worsts = [*norms]
+            for form in ("fused", "dense", "rounded"):
+                found = _results(case, form, name)
+                for a, b in list(zip(found, wanted, strict=True))[form == "rounded" :]:
+                    norms.append(f"{float((a - b).norm() / b.norm()):.1e}")
+                    worsts.append(f"{float((a - b).abs().max() / b.abs().max()):.1e}")
+            by_norm.append(norms)
+            by_worst.append(worsts)
     head = ["loss", "nats a token"]
     head += [f"{form}: {what}" for form in ("fused", "dense") for what in ("loss", "dh", "dW")]
+    head += ["products alone: dh", "products alone: dW"]
     return (
-        f"Relative difference of float32 from dense float64, {tokens} tokens, as the norm of the "
-        f"difference over the norm; dh and dW are the gradients of states and head:\n\n"
-        f"{table(head, rows)}"
+        f"Relative difference of float32 from dense float64, {tokens} tokens; dh and dW are the "
+        "gradients of states and head. `Products alone` computes in float64 what follows from "
+        "float32 products of states and heads. As the norm of the difference over the norm:\n\n"
+        f"{table(head, by_norm)}\n\nThe largest difference over the largest value:\n\n"
+        f"{table(head, by_worst)}"
     )
 
 

@@ -1,17 +1,21 @@
 """Attention over the documents of packed rows, each alone, batched with others of like length.
 
-Legend: B rows, T tokens of a row, M documents, L tokens of the longest of them, D model width,
-K head width, S places of all groups together.
+Legend: B rows, T tokens of a row, N tokens of all rows, M documents, L tokens of the longest of
+them, D model width, H heads, K head width, S places of all groups together.
 
 A row of 1,024 tokens that holds ten documents needs a tenth of the scores that a row-wide mask
 computes and throws away; and without a mask, attention takes its fastest causal path.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of positions."""
@@ -90,6 +94,54 @@ def attend_documents(
         mixed.append(attend(flat_ND[places_ML], rope).flatten(0, 1))
     mixed.append(flat_ND.new_zeros(1, flat_ND.shape[1]))
     return torch.cat(mixed)[groups.home_N].view_as(hidden_BTD)
+
+
+def attend_apart(
+    module: nn.Module,
+    query_BHTK: Tensor,
+    key_BHTK: Tensor,
+    value_BHTK: Tensor,
+    attention_mask: None,
+    *,
+    documents: Documents,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each document, as an attention function of transformers; (B, T, H, K).
+
+    Unlike `attend_documents` it leaves the projections to the rows as they are: fewer and larger
+    products, and none of padding.
+    """
+    shape = query_BHTK.transpose(1, 2).shape
+    rows = [x.transpose(1, 2).flatten(0, 1) for x in (query_BHTK, key_BHTK, value_BHTK)]
+    mixed: list[Tensor] = []
+    for places_ML in documents.groups.places:
+        query, key, value = (x_NHK[places_ML].transpose(1, 2) for x_NHK in rows)
+        mixed_MLHK, _ = sdpa_attention_forward(module, query, key, value, None, **options)
+        mixed.append(mixed_MLHK.flatten(0, 1))
+    mixed.append(rows[0].new_zeros(1, *shape[2:]))
+    return torch.cat(mixed)[documents.groups.home_N].view(shape), None
+
+
+AttentionInterface.register("apart", attend_apart)
+
+
+@contextmanager
+def attending_apart(config: Any) -> Iterator[None]:
+    """Let the attention modules of a model call `attend_apart`, for the time of a `with` block."""
+    before = config._attn_implementation
+    config._attn_implementation = "apart"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def restart_positions(segments_BT: Tensor) -> Tensor:
+    """Count positions from 0 in each run of equal document numbers, (B, T)."""
+    index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+    starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    return index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
 
 
 def _split(lengths: Sequence[int]) -> list[slice]:

@@ -20,9 +20,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hybridize.core.errors import ModelError
 from hybridize.core.layout import Layout
+from hybridize.models import documents as packed
 from hybridize.models.cache import HybridCache
-from hybridize.models.documents import Documents, Rope, attend_documents, group_documents
+from hybridize.models.documents import Documents
 from hybridize.models.families import Family, find_family
+from hybridize.models.fused import fused_mlp, fused_norm
 from hybridize.models.head import OutputHead
 from hybridize.models.mixers import Mixer, MixerContext, MixerShape, build_mixer
 
@@ -105,18 +107,23 @@ class HybridLayer(nn.Module):
         """Return the residual stream after this layer, (B, T, D)."""
         if self.left_out == "layer":
             return hidden_BTD
+        fused = ctx.fused and not torch.compiler.is_compiling()
         if self.left_out != "attention":
-            mixed_BTD = self.mix(self.normalize(hidden_BTD, self.norms.before_mixer), ctx)
-            hidden_BTD = self._add(hidden_BTD, mixed_BTD, self.norms.after_mixer)
-        made_BTD = self.mlp(self.normalize(hidden_BTD, self.norms.before_mlp))
-        return self._add(hidden_BTD, made_BTD, self.norms.after_mlp)
+            mixed_BTD = self.mix(self.normalize(hidden_BTD, self.norms.before_mixer, fused), ctx)
+            hidden_BTD = self._add(hidden_BTD, mixed_BTD, self.norms.after_mixer, fused)
+        normed_BTD = self.normalize(hidden_BTD, self.norms.before_mlp, fused)
+        made_BTD = fused_mlp(self.mlp, normed_BTD) if fused else self.mlp(normed_BTD)
+        return self._add(hidden_BTD, made_BTD, self.norms.after_mlp, fused)
 
-    def normalize(self, hidden_BTD: Tensor, norm: str | None) -> Tensor:
+    def normalize(self, hidden_BTD: Tensor, norm: str | None, fused: bool = False) -> Tensor:
         """Apply the norm of this name; None is no norm."""
-        return hidden_BTD if norm is None else getattr(self, norm)(hidden_BTD)
+        if norm is None:
+            return hidden_BTD
+        module = getattr(self, norm)
+        return fused_norm(module, hidden_BTD) if fused else module(hidden_BTD)
 
-    def _add(self, hidden_BTD: Tensor, made_BTD: Tensor, norm: str | None) -> Tensor:
-        made_BTD = self.normalize(made_BTD, norm)
+    def _add(self, hidden_BTD: Tensor, made_BTD: Tensor, norm: str | None, fused: bool) -> Tensor:
+        made_BTD = self.normalize(made_BTD, norm, fused)
         return hidden_BTD + (made_BTD if self.scale == 1 else made_BTD * self.scale)
 
     def mix(self, normed_BTD: Tensor, ctx: MixerContext) -> Tensor:
@@ -124,7 +131,13 @@ class HybridLayer(nn.Module):
         if hasattr(self, "mixer"):
             return self.mixer(normed_BTD, ctx)
         if ctx.documents is not None and self.window is None:
-            return attend_documents(self._attend_plainly, normed_BTD, ctx.documents)
+            with packed.attending_apart(self.self_attn.config):
+                return self.self_attn(
+                    hidden_states=normed_BTD,
+                    position_embeddings=ctx.rope,
+                    attention_mask=None,
+                    documents=ctx.documents,
+                )[0]
         return self.self_attn(
             hidden_states=normed_BTD,
             position_embeddings=ctx.rope,
@@ -132,10 +145,6 @@ class HybridLayer(nn.Module):
             position_ids=ctx.positions_BT,
             past_key_values=ctx.cache,
         )[0]
-
-    def _attend_plainly(self, normed_BTD: Tensor, rope: Rope) -> Tensor:
-        call = {"hidden_states": normed_BTD, "position_embeddings": rope, "attention_mask": None}
-        return self.self_attn(**call)[0]
 
 
 class HybridModel(nn.Module):
@@ -284,10 +293,11 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             )
         num_tokens = hidden_BTD.shape[1]
         if positions_BT is None and segments_BT is not None:
-            positions_BT = _restart_positions(segments_BT)
+            positions_BT = packed.restart_positions(segments_BT)
         elif positions_BT is None:
             seen = 0 if cache is None else cache.num_tokens
             positions_BT = torch.arange(seen, seen + num_tokens, device=hidden_BTD.device)[None]
+        fused = segments_BT is not None and hidden_BTD.device.type == "cpu"
         if attention_mask is not None:
             segments_BT = attention_mask[:, -num_tokens:].long()
         if segments_BT is not None and bool((segments_BT == segments_BT[:, :1]).all()):
@@ -317,10 +327,11 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
             segments_BT=segments_BT,
             documents=documents,
             cache=cache,
+            fused=fused,
         )
 
     def _find_documents(self, hidden_BTD: Tensor, segments_BT: Tensor) -> Documents:
-        groups = group_documents(segments_BT)
+        groups = packed.group_documents(segments_BT)
         positions_1L = torch.arange(groups.longest, device=hidden_BTD.device)[None]
         return Documents(groups, self.model.rotary_emb(hidden_BTD, position_ids=positions_1L))
 
@@ -361,14 +372,6 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
                 module.reset()
             return
         super()._init_weights(module)
-
-
-def _restart_positions(segments_BT: Tensor) -> Tensor:
-    """Count positions from 0 in each run of equal document numbers."""
-    index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
-    starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
-    starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
-    return index_T - torch.where(starts_BT, index_T, 0).cummax(dim=1).values
 
 
 @contextmanager

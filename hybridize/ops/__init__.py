@@ -12,6 +12,7 @@ from hybridize.ops.causal_conv import causal_conv
 from hybridize.ops.gated_delta_rule import gated_delta_rule
 from hybridize.ops.gated_delta_step import gated_delta_step
 from hybridize.ops.gated_norm import gated_norm
+from hybridize.ops.gated_unit import gated_unit
 from hybridize.ops.mamba1_step import mamba1_step
 from hybridize.ops.mamba2_step import mamba2_step
 from hybridize.ops.selective_scan import selective_scan
@@ -22,6 +23,7 @@ __all__ = [
     "gated_delta_rule",
     "gated_delta_step",
     "gated_norm",
+    "gated_unit",
     "mamba1_step",
     "mamba2_step",
     "selective_scan",

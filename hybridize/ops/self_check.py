@@ -76,6 +76,10 @@ def _gated_norm(generator: torch.Generator) -> list[Tensor]:
     return [y_BTE, z_BTE, _draw(generator, 40)]
 
 
+def _gated_unit(generator: torch.Generator) -> list[Tensor]:
+    return list(_draw(generator, 2, ROWS, TOKENS, 40).unbind())
+
+
 def _mamba1_step(generator: torch.Generator) -> list[Tensor]:
     projected_BI, dt_BE = _draw(generator, ROWS, 2 * 40 + 2 * 20), _draw(generator, ROWS, 40)
     weight_EK, A_log_EN = _draw(generator, 40, 4), _draw(generator, 40, 5)
@@ -112,6 +116,10 @@ def _count_groups(generator: torch.Generator) -> dict[str, Any]:
     return {"num_groups": 2, "eps": 1e-5}
 
 
+def _give_nothing(generator: torch.Generator) -> dict[str, Any]:
+    return {}
+
+
 def _continue_mamba1(generator: torch.Generator) -> dict[str, Any]:
     states = {
         "conv_state_BEW": _draw(generator, ROWS, 40, 3),
@@ -145,6 +153,7 @@ EXAMPLES = {
     "gated_delta_rule": _gated_delta_rule,
     "gated_delta_step": _gated_delta_step,
     "gated_norm": _gated_norm,
+    "gated_unit": _gated_unit,
     "mamba1_step": _mamba1_step,
     "mamba2_step": _mamba2_step,
     "selective_scan": _selective_scan,
@@ -154,6 +163,7 @@ EXAMPLES = {
 OPTIONS = {
     "gated_delta_step": _continue_delta,
     "gated_norm": _count_groups,
+    "gated_unit": _give_nothing,
     "mamba1_step": _continue_mamba1,
     "mamba2_step": _continue_mamba2,
 }

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hybridize.ops import forms, gated_norm
 from tests.close import assert_close
@@ -44,6 +45,30 @@ def test_gradients_agree_with_finite_differences(form):
     leaves = [tensor.requires_grad_() for tensor in draw(1, 3, 6, torch.float64)]
     assert torch.autograd.gradcheck(
         lambda *inputs: gated_norm(*inputs, num_groups=2, eps=1e-3, form=form), leaves
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("num_channels", [10, 128])
+def test_without_a_gate_it_is_the_norm_of_a_layer(form, num_channels):
+    for dtype in (torch.float64, torch.float32):  # that of transformers computes in float32
+        y_BTE, _, weight_E = draw(2, 300, num_channels, dtype)
+        norm = LlamaRMSNorm(num_channels, eps=1e-5).to(dtype)
+        norm.weight = torch.nn.Parameter(weight_E)
+        leaves = [y_BTE.requires_grad_(), norm.weight]
+        normed_BTE = gated_norm(y_BTE, None, norm.weight, num_groups=1, eps=1e-5, form=form)
+        wanted_BTE = norm(y_BTE)
+        assert_close(normed_BTE, wanted_BTE, 2e-6)
+        results = [torch.autograd.grad(x.sin().sum(), leaves) for x in (normed_BTE, wanted_BTE)]
+        for found, wanted in zip(*results, strict=True):
+            assert_close(found, wanted, 2e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_without_a_gate_agree_with_finite_differences(form):
+    y_BTE, _, weight_E = (tensor.requires_grad_() for tensor in draw(1, 3, 6, torch.float64))
+    assert torch.autograd.gradcheck(
+        lambda y, w: gated_norm(y, None, w, num_groups=2, eps=1e-3, form=form), [y_BTE, weight_E]
     )
 
 

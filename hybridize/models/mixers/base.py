@@ -47,6 +47,8 @@ class MixerContext:
     """Packed rows: where each document is, for mixers that take documents for rows."""
     cache: HybridCache | None = None
     """State and keys of earlier tokens, and where to leave them for later ones."""
+    fused: bool = False
+    """Whether norms and MLPs run in the way of `hybridize.models.fused`."""
 
 
 class Mixer(nn.Module):

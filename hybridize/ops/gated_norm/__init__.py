@@ -1,5 +1,7 @@
 """Gated norm of Mamba-2: gate with silu(z), then divide each group of channels by its size.
 
+Without a gate and with one group it is the RMS norm of a layer.
+
 Legend: B batch, T tokens, E channels, G groups of channels.
 """
 
@@ -21,7 +23,7 @@ FORMS = {
 
 def gated_norm(
     y_BTE: Tensor,
-    z_BTE: Tensor,
+    z_BTE: Tensor | None,
     weight_E: Tensor,
     *,
     num_groups: int,
@@ -32,7 +34,7 @@ def gated_norm(
 
     Args:
         y_BTE: what is normed.
-        z_BTE: the gate.
+        z_BTE: the gate; None gates nothing, u = y.
         weight_E: scale of each channel.
         num_groups: runs of E / G channels, each with a mean of its own.
         eps: added to each mean.

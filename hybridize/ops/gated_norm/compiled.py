@@ -24,13 +24,13 @@ def find_obstacle(device: torch.device) -> str | None:
 
 
 def gated_norm_compiled(
-    y_BTE: Tensor, z_BTE: Tensor, weight_E: Tensor, *, num_groups: int, eps: float
+    y_BTE: Tensor, z_BTE: Tensor | None, weight_E: Tensor, *, num_groups: int, eps: float
 ) -> Tensor:
     """See `hybridize.ops.gated_norm.gated_norm`."""
     dtype = get_compute_dtype(y_BTE.dtype)
     out_RE = _Norm.apply(
         native.lay_out(y_BTE.flatten(0, 1), dtype),
-        native.lay_out(z_BTE.flatten(0, 1), dtype),
+        None if z_BTE is None else native.lay_out(z_BTE.flatten(0, 1), dtype),
         weight_E.to(dtype).contiguous(),
         num_groups,
         eps,
@@ -43,7 +43,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y_RE: Tensor, z_RE: Tensor, weight_E: Tensor, num_groups: int, eps: float
+        ctx: Any, y_RE: Tensor, z_RE: Tensor | None, weight_E: Tensor, num_groups: int, eps: float
     ) -> Tensor:
         eps_1 = y_RE.new_full((1,), eps)
         ctx.save_for_backward(y_RE, z_RE, weight_E, eps_1)
@@ -57,7 +57,9 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y_RE, z_RE, weight_E, eps_1 = ctx.saved_tensors
-        grad_y_RE, grad_z_RE = y_RE.new_empty(2, *y_RE.shape).unbind()
+        grad_y_RE, grad_z_RE = y_RE.new_empty(y_RE.shape), None
+        if z_RE is not None:
+            grad_z_RE = y_RE.new_empty(y_RE.shape)
         grad_weight_SE = y_RE.new_empty(-(-y_RE.shape[0] // SHARE), y_RE.shape[1])
         native.call(
             KERNEL,
@@ -70,8 +72,9 @@ class _Norm(torch.autograd.Function):
 
 
 def _list_inputs(
-    num_groups: int, y_RE: Tensor, z_RE: Tensor, weight_E: Tensor, eps_1: Tensor
-) -> tuple[Tensor | int, ...]:
+    num_groups: int, y_RE: Tensor, z_RE: Tensor | None, weight_E: Tensor, eps_1: Tensor
+) -> tuple[Tensor | int | None, ...]:
     """List the first members of the kernel's struct."""
     sizes = (*y_RE.shape, num_groups, torch.get_num_threads())
-    return (*sizes, y_RE, y_RE.stride(0), z_RE, z_RE.stride(0), weight_E, eps_1)
+    z_token = 0 if z_RE is None else z_RE.stride(0)
+    return (*sizes, y_RE, y_RE.stride(0), z_RE, z_token, weight_E, eps_1)
