@@ -103,6 +103,7 @@ def bench(  # noqa: PLR0913  a load has this many sides
 
     prepare_machine()
     with make_models(models or [], shape, converted, mixer, dtype) as found:
+        measured: Bench | EngineBench
         if engine is None:
             measured = measure_here(
                 found, prompt_tokens, Here(output_tokens, batch, repeats, device), out

@@ -32,7 +32,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def examine() -> dict[str, dict[str, str]]:
-    """Collect versions, devices and operator forms."""
+    """Collect versions, devices, operator forms and serving engines."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -57,7 +57,24 @@ def examine() -> dict[str, dict[str, str]]:
     operators = {
         name: _describe(name, accelerator or torch.device("cpu")) for name in list_operators()
     }
-    return {"versions": versions, "machine": machine, "operators": operators}
+    return {
+        "versions": versions,
+        "machine": machine,
+        "operators": operators,
+        "engines": describe_engines(),
+    }
+
+
+def describe_engines() -> dict[str, str]:
+    """Say which serving engines are here, in which version, or how they would be."""
+    from hybridize.core.shape import SHIPPED_TEACHER
+    from hybridize.engines import ENGINES, find_engine
+
+    found = {name: find_engine(name) for name in ENGINES}
+    return {
+        name: engine.version() or engine.why_not(SHIPPED_TEACHER) or "not installed"
+        for name, engine in found.items()
+    }
 
 
 def _describe(operator: str, device: Any) -> str:

@@ -78,4 +78,4 @@ def list_rows(bench: Mapping[str, Any]) -> list[Row]:
 
 
 def _divide(row: Mapping[str, Any], base: Mapping[str, Any], key: str) -> float | None:
-    return row[key] / base[key] if base[key] else None
+    return float(row[key] / base[key]) if base[key] else None

@@ -27,6 +27,7 @@ class GrowingKeys:
     """Keys and values of one request in one layer, written in place behind those held."""
 
     def __init__(self, held: DynamicLayer, capacity: int) -> None:
+        assert held.keys is not None and held.values is not None, "the prompt is filled first"
         shape = (*held.keys.shape[:2], capacity, held.keys.shape[3])
         self.keys, self.values = held.keys.new_empty(shape), held.values.new_empty(shape)
         self.num_tokens = 0
@@ -61,7 +62,8 @@ class SlotMemory:
     def put(self, slot: int, cache: HybridCache, capacity: int) -> None:
         """Take over what a request has after its prompt; it may grow to `capacity` tokens."""
         apart: list[Any] = []
-        for layer, held in enumerate(cache.layers):
+        layers: list[Any] = list(cache.layers)
+        for layer, held in enumerate(layers):
             if self.mixers[layer] in STEPPED_TOGETHER:
                 self._put_state(layer, slot, held)
                 apart.append(None)

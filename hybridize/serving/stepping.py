@@ -121,10 +121,11 @@ class Stepper:
             # Which way positions turn is settled by the longest row: so each is asked alone.
             rows = [rotary(hidden_R1D, position_ids=row_1[None]) for row_1 in positions_R1]
             rope = (torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows]))
+        layers: Any = self.network.model.layers
         return MixerContext(
             positions_BT=positions_R1,
             rope=rope,
-            masks={layer.window: None for layer in self.network.model.layers},
+            masks={layer.window: None for layer in layers},
             cache=memory,  # type: ignore[arg-type]
         )
 
