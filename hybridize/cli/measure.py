@@ -103,7 +103,7 @@ def evaluate(  # noqa: PLR0913  an option is an argument
 
     scoring.check_suite(suite)
     prepare_machine()
-    subjects = scoring.load_subjects(models or [], suite, stock=stock, device=device)
+    subjects = scoring.load_subjects(models or [], stock=stock, device=device)
     if endpoint is not None:
         where = tokenizer or (models[0] if models else None)
         subjects.append(scoring.connect(endpoint, model_name, where))

@@ -47,26 +47,28 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     return tuple(parse_tokens(part) for part in text.split(","))
 
 
-def load_subjects(
-    models: Sequence[str], suite: str, *, stock: bool, device: str | None
-) -> list["Subject"]:
+def load_subjects(models: Sequence[str], *, stock: bool, device: str | None) -> list["Subject"]:
     """Load models with our class, or with one of transformers where only that holds them.
 
     Raises:
+        RecipeError: two have the same name, so that their files would be one.
         ModelError: a model cannot be loaded.
     """
-    from hybridize import api
-    from hybridize.evaluation.subjects import InProcess
-    from hybridize.models.stock import is_stock
+    from hybridize.stages.evaluate import load_subject
 
-    subjects: list[Subject] = []
-    for model in models:
-        name = Path(model).parent.name if Path(model).name == "model" else Path(model).name
-        if stock or is_stock(model):
-            subjects.append(InProcess.load_stock(model, name=name, device=device))
-        else:
-            subjects.append(InProcess.of(api.load_model(model, device=device)))
-    return _with_own_names(subjects)
+    names = [
+        Path(model).parent.name if Path(model).name == "model" else Path(model).name
+        for model in models
+    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(
+            f"eval: two models are called {twice[0]!r}, as their folders are. Rename a folder."
+        )
+    return [
+        load_subject(model, name=name, stock=stock, device=device)
+        for model, name in zip(models, names, strict=True)
+    ]
 
 
 def connect(url: str, model: str | None, tokenizer: str | None) -> "Subject":
@@ -154,17 +156,6 @@ def run_diagnosis(
     other = None if teacher is None else api.load_teacher(teacher, device=device)
     settings = diagnose.DiagnoseSettings(tokens=parse_tokens(tokens), problems=problems)
     return diagnose.run(student, settings, out and out / student.name, teacher=other)
-
-
-def _with_own_names(subjects: list["Subject"]) -> list["Subject"]:
-    """Refuse two models of one name, whose files would be one file."""
-    names = [subject.name for subject in subjects]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RecipeError(
-            f"eval: two models are called {twice[0]!r}, as their folders are. Rename a folder."
-        )
-    return subjects
 
 
 def _draw_recall(scores: Sequence[dict[str, Any]], out: Path | None) -> None:

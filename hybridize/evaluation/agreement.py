@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from hybridize.core.errors import ModelError
+from hybridize.evaluation.diagnosis import Document
 
 TOKENS_AT_ONCE = 256
 """Logits that are compared at a time, for the sake of memory."""
 FIRST_EDGE = 16
 ENTROPY_EDGES = (0.01, 0.1, 1.0, 2.0, math.inf)
 """Places are grouped by the least of these that the teacher's entropy (nats) stays below."""
-ALL = "all"
+PROMPT, COMPLETION = "prompt", "completion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,44 +27,44 @@ class Agreed:
     """The mean over the tokens of one group."""
 
     by: str
-    """all, position (less than so many tokens before it), entropy (of the teacher, below)."""
+    """prompt and completion: all their tokens. Of completions: position (less than so many tokens
+    before it), entropy (of the teacher, below)."""
     value: float | None
-    """None for all, and for the highest entropies."""
+    """None for prompt and completion, and for the highest entropies."""
     tokens: int
     forward_kl: float
     """KL(teacher || student), nats per token."""
-    forward_kl_error: float
-    """Standard error, from the spread between documents."""
+    forward_kl_error: float | None
+    """Standard error, from the spread between documents; None where there is one document."""
     reverse_kl: float
     """KL(student || teacher), nats per token."""
-    reverse_kl_error: float
+    reverse_kl_error: float | None
     top1: float
     """Share of places where both find the same token most likely."""
-    top1_error: float
+    top1_error: float | None
 
 
 @torch.no_grad()
-def measure_agreement(
-    teacher: Any, student: Any, documents: Iterable[Sequence[int]]
-) -> list[Agreed]:
+def measure_agreement(teacher: Any, student: Any, documents: Iterable[Document]) -> list[Agreed]:
     """Compare two models on documents, each read alone from its first token.
 
     Args:
         teacher: any causal language model of transformers' interface, as `student`.
-        documents: token ids.
+        documents: with the number of tokens of their prompts. Prompts are not trained on, so that
+            only completions are looked at more closely.
 
     Raises:
         ModelError: the two have different vocabularies.
     """
     sums: dict[tuple[str, float | None], list[tuple[Tensor, int]]] = {}
     for document in documents:
-        ids_1T = torch.tensor([list(document)])
+        ids_1T = torch.tensor([list(document.ids)])
         values_4T = _compare(
             teacher(input_ids=ids_1T.to(teacher.device)).logits[0].cpu(),
             student(input_ids=ids_1T.to(student.device)).logits[0].cpu(),
         )
         places_T = torch.arange(values_4T.shape[1])
-        for key, chosen_T in _groups(places_T, values_4T[3]).items():
+        for key, chosen_T in _groups(places_T, values_4T[3], document.prompt_tokens).items():
             count = int(chosen_T.sum())
             if count:
                 part = values_4T[:3, chosen_T].sum(dim=1)
@@ -92,17 +93,20 @@ def _compare(teacher_TV: Tensor, student_TV: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _groups(places_T: Tensor, entropy_T: Tensor) -> dict[tuple[str, float | None], Tensor]:
+def _groups(
+    places_T: Tensor, entropy_T: Tensor, prompt_tokens: int
+) -> dict[tuple[str, float | None], Tensor]:
     """Return the groups of a document: (by, value) -> which of its tokens."""
-    found: dict[tuple[str, float | None], Tensor] = {(ALL, None): places_T >= 0}
+    predicts_T = places_T >= prompt_tokens - 1
+    found = {(PROMPT, None): ~predicts_T, (COMPLETION, None): predicts_T}
     low, high = 0, FIRST_EDGE
     while low <= int(places_T[-1]):
-        found["position", float(high)] = (places_T >= low) & (places_T < high)
+        found["position", float(high)] = predicts_T & (places_T >= low) & (places_T < high)
         low, high = high, 2 * high
     floor = -math.inf
     for edge in ENTROPY_EDGES:
         value = None if math.isinf(edge) else edge
-        found["entropy", value] = (entropy_T >= floor) & (entropy_T < edge)
+        found["entropy", value] = predicts_T & (entropy_T >= floor) & (entropy_T < edge)
         floor = edge
     return found
 
@@ -115,7 +119,8 @@ def _mean(key: tuple[str, float | None], parts: Sequence[tuple[Tensor, int]]) ->
     mean_3 = sums_N3.sum(0) / total
     factor = len(parts) / max(1, len(parts) - 1)
     error_3 = ((sums_N3 - mean_3 * counts_N1).square().sum(0) * factor).sqrt() / total
-    (forward, reverse, top1), errors = mean_3.tolist(), error_3.tolist()
+    forward, reverse, top1 = mean_3.tolist()
+    errors = error_3.tolist() if len(parts) > 1 else [None] * 3
     return Agreed(
         by=key[0],
         value=key[1],

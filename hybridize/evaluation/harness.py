@@ -1,10 +1,14 @@
 """lm-evaluation-harness over a model of ours: HarnessModel, and what it found as plain values."""
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants
 
 from hybridize.core.benchmarks import find_benchmark
 from hybridize.core.errors import MachineError, RecipeError
@@ -17,6 +21,7 @@ TASKS = Path(__file__).parent / "harness_tasks"
 """Task files of this package, in the harness's own format."""
 WINDOW = 2048
 """Tokens of text scored at once where a model does not say how long its text may be."""
+HUB_SECONDS = 3.0
 SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
@@ -125,18 +130,38 @@ def list_own_tasks() -> list[str]:
 def _load_data(manager: Any, tasks: Sequence[str]) -> list[str]:
     """Load each task's data; say what to run for each whose data is not here."""
     missing = []
+    known = {task: found for task in tasks if (found := find_benchmark(task)) and found.dataset}
+    offline = bool(known) and not _reaches_hub()
     for task in tasks:
-        try:
-            manager.load([task])
-        except Exception as error:
-            known = find_benchmark(task)
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            remedy = "Download its data where there is a network."
-            if known is not None and known.download is not None:
-                remedy = f"Fetch its data once: {known.download}"
-                remedy += f" ({known.note})" if known.note else ""
-            missing.append(f"task {task} cannot be loaded ({reason}). {remedy}")
+        entry = known.get(task)
+        reason = "its data is not on this machine, and the hub cannot be reached"
+        if entry is None or not offline or _is_cached(str(entry.dataset)):
+            try:
+                manager.load([task])
+                continue
+            except Exception as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+        remedy = "Download its data where there is a network."
+        if entry is not None:
+            remedy = f"Fetch it once: {entry.download}"
+            remedy += f" ({entry.note})" if entry.note else ""
+        missing.append(f"task {task} cannot be loaded ({reason}). {remedy}")
     return missing
+
+
+def _reaches_hub() -> bool:
+    """Tell whether the hub's address answers: where it does not, each task would try for long."""
+    parts = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((str(parts.hostname), parts.port or 443), HUB_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _is_cached(dataset: str) -> bool:
+    folder = f"datasets--{dataset.replace('/', '--')}"
+    return (Path(constants.HF_HUB_CACHE) / folder).is_dir()
 
 
 def _generate(

@@ -18,6 +18,11 @@ RECALL_WORDS = (
     "A cell per length of the prompt and depth of the facts in it, darker where more are found; "
     "a depth of 100 % is the end of the prompt. What a state has forgotten shows at the top right."
 )
+ERROR_WORDS = (
+    "A cell per layer and position, darker where the residual stream after the layer is farther "
+    "from the teacher's. It grows down the layers; a layer where it jumps has a mixer that lags, "
+    "and a row that darkens to the right one that forgets."
+)
 AGREEMENT_WORDS = (
     "Left: how far the next token's distribution is from the teacher's, by position in a held-out "
     "document. Right: how often both find the same token most likely. A line that worsens to the "
@@ -135,6 +140,24 @@ def agreement_table(run: RunData) -> Table | None:
     )
     title = "Agreement with the teacher by position"
     return Table("agreement", title, columns, rows) if rows else None
+
+
+def errors_table(run: RunData) -> Table | None:
+    """List the distance of hidden states from the teacher's by layer and position; None without."""
+    rows: tuple[Row, ...] = tuple(
+        {"model": name, "layer": layer["layer"], "position": int(position), "error": error}
+        for name, found in run.suites.get("diagnosis", {}).items()
+        for layer in found.get("layers", ())
+        for position, error in layer.get("error_by_position", {}).items()
+    )
+    columns = (
+        Column("model", "model"),
+        Column("layer", "layer", "count"),
+        Column("position", "position below", "count", unit="tokens"),
+        Column("error", "distance", "number"),
+    )
+    title = "Distance of the hidden states from the teacher's"
+    return Table("layer-errors", title, columns, rows) if rows else None
 
 
 def diagnosis_table(run: RunData) -> Table | None:

@@ -195,6 +195,10 @@ def _suites(run: RunData) -> list[Block]:
         words = rows_suites.AGREEMENT_WORDS
         blocks.append(Figure("agreement", words, agreement, heat.agreement_curves))
     diagnosis = rows_suites.diagnosis_table(run)
+    errors = rows_suites.errors_table(run)
+    if errors is not None:
+        for table in rows_suites.by_model(errors):
+            blocks.append(Figure(table.name, rows_suites.ERROR_WORDS, table, heat.error_map))
     if diagnosis is not None:
         blocks.append(diagnosis)
         blocks += [Caution(text) for text in rows_suites.findings(run)]

@@ -9,7 +9,8 @@ from typing import Any
 from hybridize import tasks
 from hybridize.core.artifacts import hash_json, write_json
 from hybridize.core.errors import RecipeError
-from hybridize.evaluation.agreement import ALL, Agreed, measure_agreement
+from hybridize.evaluation.agreement import Agreed, measure_agreement
+from hybridize.evaluation.diagnosis import Document
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
 
 
@@ -49,19 +50,25 @@ class Agreement:
     def __str__(self) -> str:
         lines = [
             f"{self.model} beside {self.teacher}  {self.layout}",
-            f"{'':<20}{'KL(t||s)':<20}{'KL(s||t)':<20}{'top-1 the same':<18}tokens",
+            f"{'':<20}{'KL(t||s)':<20}{'KL(s||t)':<20}{'top-1 the same':<20}tokens",
         ]
         for row in self.rows:
-            bound = "" if row.by == ALL else "the rest" if row.value is None else f"< {row.value:g}"
-            lines.append(
-                f"{f'{row.by} {bound}':<20}"
-                f"{f'{row.forward_kl:.4f} ± {row.forward_kl_error:.4f}':<20}"
-                f"{f'{row.reverse_kl:.4f} ± {row.reverse_kl_error:.4f}':<20}"
-                f"{f'{row.top1:.4f} ± {row.top1_error:.4f}':<18}{row.tokens}"
-            )
+            bound = "the rest" if row.by == "entropy" else ""
+            bound = bound if row.value is None else f"< {row.value:g}"
+            cells = [
+                _cell(row.forward_kl, row.forward_kl_error),
+                _cell(row.reverse_kl, row.reverse_kl_error),
+                _cell(row.top1, row.top1_error),
+            ]
+            lines.append(f"{f'{row.by} {bound}':<20}{''.join(cells)}{row.tokens}")
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _cell(value: float, error: float | None) -> str:
+    told = "" if error is None else f" ± {error:.4f}"
+    return f"{f'{value:.4f}{told}':<20}"
 
 
 class Agreements(tuple[Agreement, ...]):
@@ -93,8 +100,12 @@ def run_all(
             "hybridize eval TEACHER STUDENT... --suite agreement."
         )
     teacher, *students = inside
+    encode = teacher.tokenizer
     documents = [
-        teacher.tokenizer(f"{problem.prompt_text} {problem.completion_text}").input_ids
+        Document(
+            encode(f"{problem.prompt_text} {problem.completion_text}").input_ids,
+            len(encode(problem.prompt_text).input_ids),
+        )
         for kind in tasks.KINDS
         for index in range(settings.rows)
         for problem in [tasks.make(kind, seed=settings.seed, index=index, split="heldout")]
@@ -110,7 +121,7 @@ def run_all(
             rows=rows,
             documents=len(documents),
             seed=settings.seed,
-            documents_sha256=hash_json(documents),
+            documents_sha256=hash_json([list(one.ids) for one in documents]),
             machine=student.machine(),
             versions=describe_versions(),
             seconds=time.monotonic() - started,

@@ -16,9 +16,13 @@ from hybridize.evaluation.sampling import Sampling
 from hybridize.evaluation.scores import GroupScore, KindScore, cross, group, score
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
 from hybridize.evaluation.suites import DEPTHS, LENGTHS, Asked, ask
-from hybridize.models.model import Model
+from hybridize.models.model import Model, load
+from hybridize.models.stock import is_stock
+from hybridize.training.device import choose_device
 
 ANSWERS, TIMING = "answers.jsonl", "timing.json"
+WIDTH = 46
+"""Columns of the printed table before those of several answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +120,10 @@ class Evaluation:
         for name, one in rows:
             likelihood = "-" if one.log_likelihood is None else f"{one.log_likelihood:.4f}"
             line = f"{name:<10}{one.accuracy:.3f} ± {one.standard_error:.3f}  "
-            line += f"{likelihood:>10}  {one.mean_tokens:>6.0f}" + " " * 6 * bool(drawn)
+            line = (line + f"{likelihood:>10}  {one.mean_tokens:>6.0f}").ljust(WIDTH)
             line += "".join(f"  {value:<9.3f}" for value in (one.pass_at or {}).values())
-            lines.append(line + (f"  {one.majority:.3f}" if one.majority is not None else ""))
+            line += f"  {one.majority:.3f}" if one.majority is not None else ""
+            lines.append(line.rstrip())
         if self.paired is not None:
             lines.append(str(self.paired))
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -193,6 +198,27 @@ class Scores(tuple[Evaluation, ...]):
         known = [ranked for one in self if (ranked := one.ranked()) is not None]
         warnings = [f"warning: {text}" for text in describe_disagreements(known)]
         return "\n".join([*map(str, self), *warnings])
+
+
+def load_subject(
+    model: Path | str, *, name: str, stock: bool = False, device: str | None = None
+) -> InProcess:
+    """Load a model with our class, or with one of transformers where only that holds it.
+
+    Args:
+        stock: take the class of transformers in any case.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no tokenizer.
+        MachineError: this machine has no such device.
+    """
+    place = choose_device(device)
+    if stock or is_stock(model):
+        return InProcess.load_stock(model, name=name, device=place)
+    loaded = load(model, name=name)
+    network: Any = loaded.network
+    network.to(place)
+    return InProcess.of(loaded)
 
 
 def run_all(

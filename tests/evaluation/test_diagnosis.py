@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridize.core.errors import ModelError
-from hybridize.evaluation.agreement import ALL, measure_agreement
+from hybridize.evaluation.agreement import COMPLETION, PROMPT, measure_agreement
 from hybridize.evaluation.diagnosis import Document, look, measure_contributions
 from hybridize.evaluation.findings import find_faults
 from hybridize.models.model import Model
@@ -114,28 +114,31 @@ def test_contributions_are_the_loss_without_the_mixer(teacher):
 
 def test_agreement_is_that_of_a_direct_computation():
     teacher, student = (as_student(tiny_teacher(seed=seed)) for seed in (0, 1))
-    documents = tokens(2, 20, seed=3).tolist()
+    rows = tokens(2, 20, seed=3).tolist()
+    documents = [Document(row, 5) for row in rows]
     found = {(one.by, one.value): one for one in measure_agreement(teacher, student, documents)}
     with torch.no_grad():
         p, q = (
-            torch.distributions.Categorical(logits=model(torch.tensor(documents)).logits.double())
+            torch.distributions.Categorical(logits=model(torch.tensor(rows)).logits.double())
             for model in (teacher, student)
         )
     kl = torch.distributions.kl_divergence(p, q)
-    one = found[ALL, None]
-    assert one.forward_kl == pytest.approx(kl.mean().item(), rel=1e-5)
-    reverse = torch.distributions.kl_divergence(q, p).mean().item()
+    one = found[COMPLETION, None]
+    assert one.forward_kl == pytest.approx(kl[:, 4:].mean().item(), rel=1e-5)
+    assert found[PROMPT, None].forward_kl == pytest.approx(kl[:, :4].mean().item(), rel=1e-5)
+    reverse = torch.distributions.kl_divergence(q, p)[:, 4:].mean().item()
     assert one.reverse_kl == pytest.approx(reverse, rel=1e-5)
-    same = (p.logits.argmax(-1) == q.logits.argmax(-1)).double().mean().item()
-    assert one.top1 == pytest.approx(same) and one.tokens == 40
+    same = (p.logits.argmax(-1) == q.logits.argmax(-1))[:, 4:].double().mean().item()
+    assert one.top1 == pytest.approx(same) and one.tokens == 32
     assert found["position", 32].forward_kl == pytest.approx(kl[:, 16:].mean().item(), rel=1e-5)
     parts = [row.tokens for key, row in found.items() if key[0] == "entropy"]
-    assert sum(parts) == 40
+    assert sum(parts) == 32
 
 
 def test_a_model_agrees_with_itself_and_not_with_another_vocabulary():
     model, other = (as_student(tiny_teacher(vocab=vocab)) for vocab in (64, 80))
-    one = measure_agreement(model, model, tokens(1, 10).tolist())[0]
-    assert (one.forward_kl, one.reverse_kl, one.top1) == (0, 0, 1)
+    document = Document(tokens(1, 10)[0].tolist(), 3)
+    for one in measure_agreement(model, model, [document]):
+        assert (one.forward_kl, one.reverse_kl, one.top1, one.top1_error) == (0, 0, 1, None)
     with pytest.raises(ModelError, match="vocabularies of 64 and 80"):
-        measure_agreement(model, other, tokens(1, 10).tolist())
+        measure_agreement(model, other, [document])

@@ -52,11 +52,11 @@ def test_the_report_shows_what_the_suites_found(tmp_path):
     assert "| h7 | sort | -0.0900 ± 0.0340 |" in text
     assert "layer 5 (mamba2): it hardly works." in text
     tables = {path.stem for path in (folder / "report" / "tables").iterdir()}
-    assert {"paired", "groups", "recall-h7", "agreement", "diagnosis"} <= tables
+    assert {"paired", "groups", "recall-h7", "agreement", "diagnosis", "layer-errors-h7"} <= tables
     agreement = (folder / "report" / "tables" / "agreement.csv").read_text()
     assert len(agreement.splitlines()) == 3, "by position alone"
     drawn = (folder / "report" / "figures" / "recall-h7.svg").read_text()
-    assert drawn.count(">0.49<") == 1 and "64 tokens, depth 0.0: 1.00." in drawn
+    assert drawn.count(">0.49<") == 1 and "prompt_length 64, depth 0.0: 1.00." in drawn
 
 
 def test_a_run_without_them_has_none(tmp_path):

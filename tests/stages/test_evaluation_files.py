@@ -132,7 +132,7 @@ def test_the_commands_write_files_and_figures(folder, tmp_path):
     assert "h1 beside teacher  AM" in out and "found: " in out
     out = call("eval", folder, "--stock", "--suite", SUITE, "--limit", 1, "--json",
                "--max-new-tokens", 2)  # fmt: skip
-    assert json.loads(out[out.index("[") :])[0]["machine"]["class"] == "LlamaForCausalLM"
+    assert json.JSONDecoder().raw_decode(out)[0][0]["machine"]["class"] == "LlamaForCausalLM"
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,30 @@
-"""Figures of the suites: retrieval by length and depth, agreement with the teacher by position."""
+"""Figures of the suites: maps of recall and of errors, curves of agreement with the teacher."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from hybridize.report import units
 from hybridize.report.figures import chart, svg
 from hybridize.report.tables import Row
 
-CELL_HEIGHT = 34.0
+CELL_HEIGHT, LOW_CELL_HEIGHT = 34.0, 20.0
+FEW_LINES = 8
+"""With more lines than this, cells are low."""
 BRIGHT = 0.55
 """A cell darker than this share has its number in the colour of the paper."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a map has on its sides: keys of the rows, names of the axes, how values are written."""
+
+    x: str
+    y: str
+    value: str
+    x_name: str
+    y_name: str
+    y_form: Callable[[float], str]
 
 
 def heat_map(rows: Sequence[Row], width: int) -> str:
@@ -17,38 +32,69 @@ def heat_map(rows: Sequence[Row], width: int) -> str:
 
     Rows: model, prompt_length (tokens), depth (0..1), accuracy, num_problems.
     """
-    lengths = sorted({_number(row, "prompt_length") for row in rows})
-    depths = sorted({_number(row, "depth") for row in rows})
-    left, top = 62.0, 40.0
-    cell = (width - left - 12) / len(lengths)
-    parts = [svg.text(left, 14, "depth of the facts in the prompt, from its beginning", "name")]
-    for depth, row in enumerate(depths):
-        y = top + depth * CELL_HEIGHT + CELL_HEIGHT / 2 + 4
-        parts.append(svg.text(left - 8, y, f"{100 * row:.0f} %", "tick", "end"))
-    for entry in rows:
-        x = left + lengths.index(_number(entry, "prompt_length")) * cell
-        y = top + depths.index(_number(entry, "depth")) * CELL_HEIGHT
-        share = _number(entry, "accuracy")
-        parts.append(svg.rect(x + 1, y + 1, cell - 2, CELL_HEIGHT - 2, "hollow"))
-        parts.append(
-            svg.rect(x + 1, y + 1, cell - 2, CELL_HEIGHT - 2, "attention").replace(
-                "/>", f' fill-opacity="{share:.2f}"/>'
-            )
-        )
+    grid = _Grid(
+        x="prompt_length",
+        y="depth",
+        value="accuracy",
+        x_name="prompt (tokens)",
+        y_name="depth of the facts in the prompt, from its beginning",
+        y_form=lambda depth: f"{100 * depth:.0f} %",
+    )
+    title = f"Facts found by {rows[0]['model']} by length and depth"
+    return _draw(rows, width, grid, "recall", title, highest=1.0)
+
+
+def error_map(rows: Sequence[Row], width: int) -> str:
+    """Draw a cell per layer and position, darker where hidden states are farther off.
+
+    Rows: model, layer, position (tokens, upper end of the group), error (relative).
+    """
+    grid = _Grid(
+        x="position",
+        y="layer",
+        value="error",
+        x_name="position (tokens, below)",
+        y_name="layer; distance of the hidden states after it from the teacher's, over their size",
+        y_form=lambda layer: f"{layer:.0f}",
+    )
+    title = f"Distance of {rows[0]['model']} from the teacher by layer and position"
+    highest = max(_number(row, "error") for row in rows)
+    return _draw(rows, width, grid, "layer-errors", title, highest=highest or 1.0)
+
+
+def _draw(
+    rows: Sequence[Row], width: int, grid: _Grid, name: str, title: str, *, highest: float
+) -> str:
+    """Draw the cells; one with the value `highest` is the darkest."""
+    columns = sorted({_number(row, grid.x) for row in rows})
+    lines = sorted({_number(row, grid.y) for row in rows})
+    left, top = 62.0, 28.0
+    height = CELL_HEIGHT if len(lines) <= FEW_LINES else LOW_CELL_HEIGHT
+    cell = (width - left - 12) / len(columns)
+    parts = [svg.text(left, 14, grid.y_name, "name")]
+    for place, line in enumerate(lines):
+        y = top + (place + 0.5) * height + 4
+        parts.append(svg.text(left - 8, y, grid.y_form(line), "tick", "end"))
+    for row in rows:
+        x = left + columns.index(_number(row, grid.x)) * cell
+        y = top + lines.index(_number(row, grid.y)) * height
+        share = _number(row, grid.value) / highest
+        box = svg.rect(x + 1, y + 1, cell - 2, height - 2, "attention")
+        parts.append(svg.rect(x + 1, y + 1, cell - 2, height - 2, "hollow"))
+        parts.append(box.replace("/>", f' fill-opacity="{share:.2f}"/>'))
         css = "on-attention" if share > BRIGHT else "on-paper"
-        label = f"{share:.2f}"
-        parts.append(svg.text(x + cell / 2, y + CELL_HEIGHT / 2 + 4, label, css, "middle"))
-    bottom = top + len(depths) * CELL_HEIGHT
-    for column, length in enumerate(lengths):
-        x = left + (column + 0.5) * cell
-        parts.append(svg.text(x, bottom + 16, units.count_text(length), "tick", "middle"))
-    parts.append(svg.text(width - 12, bottom + 34, "prompt (tokens)", "name", "end"))
-    model = str(rows[0]["model"])
+        label = f"{_number(row, grid.value):.2f}"
+        parts.append(svg.text(x + cell / 2, y + height / 2 + 4, label, css, "middle"))
+    bottom = top + len(lines) * height
+    for place, column in enumerate(columns):
+        x = left + (place + 0.5) * cell
+        parts.append(svg.text(x, bottom + 16, units.count_text(column), "tick", "middle"))
+    parts.append(svg.text(width - 12, bottom + 34, grid.x_name, "name", "end"))
     return svg.document(
-        name=f"recall-{_plain_id(model)}-{width}",
-        title=f"Facts found by {model} by length and depth",
+        name=f"{name}-{_plain_id(str(rows[0]['model']))}-{width}",
+        title=title,
         description=" ".join(
-            f"{row['prompt_length']} tokens, depth {row['depth']}: {_number(row, 'accuracy'):.2f}."
+            f"{grid.x} {row[grid.x]}, {grid.y} {row[grid.y]}: {_number(row, grid.value):.2f}."
             for row in rows
         ),
         extent=(width, bottom + 42),
