@@ -83,7 +83,7 @@ TARGETS = {
         mlp_bias=True,
         engines={
             "transformers": ">= 5.23",
-            "vllm": ">= 0.32 has the class; not run here",
+            "vllm": ">= 0.32",
             "llama.cpp": "has granite-swa, by its own converter; not run here",
         },
     ),

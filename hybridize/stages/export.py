@@ -184,7 +184,7 @@ def _ask(program: str, folder: Path, expected: Expected, is_rounded: bool) -> Ch
     """Return what a serving engine answers, or why it was not asked."""
     reason = why_unchecked(program, folder)
     if reason is not None:
-        return reason
+        return reason.removeprefix(f"{folder}: ")
     try:
         return verify_engine(program, folder, expected, is_rounded=is_rounded)
     except MachineError as error:

@@ -13,7 +13,7 @@ PROMPTS = [[5], [7, 8, 9], [*range(3, 40)]]
 
 @pytest.mark.slow
 def test_our_own_server_answers_as_the_model_it_was_given(tmp_path):
-    model = make_student(vocab=len(VOCABULARY))
+    model = make_student(vocab=len(VOCABULARY), eos_token_id=None)
     model.save(tmp_path / "m")
     assert why_unchecked("hybridize", tmp_path / "m") is None
     check = verify_engine("hybridize", tmp_path / "m", make_expected(model.network, PROMPTS))
