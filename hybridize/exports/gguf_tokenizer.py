@@ -222,18 +222,17 @@ def _name_ends(ends: Sequence[int]) -> Keys:
 
 
 def _name_all(vocab_size: int) -> Keys:
-    """Name every token after its number; text is then such names between spaces.
+    """Name every token after its number, for clients that send and read token ids.
 
-    Of the tokenizers that take whole words, that of BERT has no token of its own that ends a text.
+    Of the tokenizers of whole words, that of BERT has no token that ends a text unless it is given
+    one; to a text, though not to token ids, llama.cpp adds the first token at both ends.
     """
     return {
         "tokenizer.ggml.model": _NAMES,
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [f"{SPACE}t{token}" for token in range(vocab_size)],
         "tokenizer.ggml.token_type": [NORMAL] * vocab_size,
-        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.seperator_token_id": 0,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.ggml.add_eos_token": False,
-        "tokenizer.ggml.add_sep_token": False,
+        "tokenizer.ggml.unknown_token_id": 0,
     }
