@@ -13,7 +13,7 @@ COMPLETION_TOKENS = 16
 MOST_LIKELY = 20
 """Likely tokens that may be asked for at each place."""
 MOST_STOPS = 16
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, Any] = {
     "n": 1,
     "best_of": 1,
     "echo": False,
