@@ -40,7 +40,7 @@ TEACHER = ROOT / "hybridize" / "assets" / "teacher"
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "attention": ("aten::_scaled_dot_product",),
-    "recurrence of the mixer": ("_Ssd", "_Scan", "_Delta", "_Rule"),
+    "recurrence of the mixer": ("_Ssd", "_Scan", "_GatedDeltaRule"),
     "convolution of the mixer": ("_Conv",),
     "norms": ("_Norm", "aten::pow", "aten::rsqrt", "aten::mean", "aten::div"),
     "gates": ("_Unit", "aten::silu", "aten::softplus"),
