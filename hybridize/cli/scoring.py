@@ -56,10 +56,7 @@ def load_subjects(models: Sequence[str], *, stock: bool, device: str | None) -> 
     """
     from hybridize.stages.evaluate import load_subject
 
-    names = [
-        Path(model).parent.name if Path(model).name == "model" else Path(model).name
-        for model in models
-    ]
+    names = [name_of(model) for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(
@@ -69,6 +66,15 @@ def load_subjects(models: Sequence[str], *, stock: bool, device: str | None) -> 
         load_subject(model, name=name, stock=stock, device=device)
         for model, name in zip(models, names, strict=True)
     ]
+
+
+def name_of(model: str) -> str:
+    """Return how tables call a model: after its folder, or after its stage in a run's folder."""
+    folder = Path(model)
+    if folder.name != "model":
+        return folder.name
+    stage = folder.parent.name
+    return stage[3:] if folder.parent.parent.name == "stages" and stage[:2].isdigit() else stage
 
 
 def connect(url: str, model: str | None, tokenizer: str | None) -> "Subject":
@@ -152,7 +158,7 @@ def run_diagnosis(
     from hybridize import api
     from hybridize.stages import diagnose
 
-    student = api.load_model(model, device=device)
+    student = api.load_model(model, name=name_of(model), device=device)
     other = None if teacher is None else api.load_teacher(teacher, device=device)
     settings = diagnose.DiagnoseSettings(tokens=parse_tokens(tokens), problems=problems)
     return diagnose.run(student, settings, out and out / student.name, teacher=other)

@@ -60,10 +60,10 @@ def measure_agreement(teacher: Any, student: Any, documents: Iterable[Document])
     for document in documents:
         ids_1T = torch.tensor([list(document.ids)])
         values_4T = _compare(
-            teacher(input_ids=ids_1T.to(teacher.device)).logits[0].cpu(),
-            student(input_ids=ids_1T.to(student.device)).logits[0].cpu(),
+            teacher(input_ids=ids_1T.to(teacher.device)).logits[0, :-1].cpu(),
+            student(input_ids=ids_1T.to(student.device)).logits[0, :-1].cpu(),
         )
-        places_T = torch.arange(values_4T.shape[1])
+        places_T = torch.arange(values_4T.shape[1])  # nothing follows the last token
         for key, chosen_T in _groups(places_T, values_4T[3], document.prompt_tokens).items():
             count = int(chosen_T.sum())
             if count:

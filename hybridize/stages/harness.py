@@ -1,5 +1,6 @@
 """The suites `lm-eval:...`: tasks of lm-evaluation-harness asked of models and servers."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,9 @@ from hybridize.evaluation.endpoint import Endpoint
 from hybridize.evaluation.harness import need_harness, run_tasks
 from hybridize.evaluation.sampling import Sampling
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of a function in memory, as Python prints it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +198,18 @@ def _answers(raw: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _plain(value: Any) -> Any:
-    """Keep what JSON holds, and name functions by their name, without an address in memory."""
+    """Keep what JSON holds, without addresses in memory and folders of this machine."""
     match value:
         case Mapping():
-            return {str(key): _plain(entry) for key, entry in value.items()}
+            kept = {str(key): _plain(entry) for key, entry in value.items()}
+            if isinstance(kept.get("config_source"), str):
+                kept["config_source"] = Path(kept["config_source"]).name
+            return kept
+        case str():
+            return ADDRESS.sub("", value)
         case list() | tuple():
             return [_plain(entry) for entry in value]
-        case str() | int() | float() | bool() | None:
+        case int() | float() | bool() | None:
             return value
         case _:
             return getattr(value, "__name__", type(value).__name__)

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hybridize.cli.app import app
+from hybridize.cli.scoring import name_of
 from hybridize.core.artifacts import read_json
 from hybridize.core.errors import ModelError, RecipeError
 from hybridize.evaluation.subjects import InProcess
@@ -110,6 +111,14 @@ def test_a_class_only_transformers_knows_is_stock(tmp_path):
     assert is_stock(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}))
     assert not is_stock(tmp_path) and not is_stock(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("out/h2", "h2"), ("runs/a/stages/04-h10/model", "h10"), ("runs/a/merge/model", "merge")],
+)
+def test_a_model_is_called_after_its_stage(folder, name):
+    assert name_of(folder) == name
 
 
 def call(*arguments, code=0):

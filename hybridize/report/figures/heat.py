@@ -111,10 +111,10 @@ def agreement_curves(rows: Sequence[Row], width: int) -> str:
     ends = [_number(row, "position") for row in rows]
     x = chart.Scale(min(ends) / 1.3, max(ends) * 1.3, "log")
     kls = [_number(row, "forward_kl") for row in rows]
-    shares = [_number(row, "top1") for row in rows]
+    low = min(0.99, *(_number(row, "top1") for row in rows)) - 0.005
     plots = {
-        "forward_kl": chart.Plot(60, 36, half, 200, x, chart.around([0.0, *kls])),
-        "top1": chart.Plot(60 + half + 80, 36, half, 200, x, chart.around([*shares, 1.0])),
+        "forward_kl": chart.Plot(60, 36, half, 200, x, chart.Scale(0.0, 1.1 * max(*kls, 1e-9))),
+        "top1": chart.Plot(60 + half + 80, 36, half, 200, x, chart.Scale(low, 1.0)),
     }
     names = {"forward_kl": "KL(teacher || student), nats per token", "top1": "same top token"}
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
