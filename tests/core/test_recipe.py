@@ -111,7 +111,7 @@ MISTAKES = [
     ("version: 1", "version: 1\nname: !!python/object:os.system x", 2, "has the tag"),
     ("version: 1", "version: 1\ndata: {train: {kind: tasks, path: x}}", 2, "path is not a setting"),
     ("version: 1", "version: 1\nmixer: {init: aligned}", 2, "the recipe has no section align"),
-    ("version: 1", "version: 1\nalign: {tokens: 1k}", 2, "1000 tokens, less than one step of"),
+    ("version: 1", "version: 1\nalign: {tokens: 400}", 2, "400 tokens, less than one step of 512"),
     ("version: 1", "version: 1\nalign: {token: 1M}", 2, "align.token is not a setting. Did you"),
     ("version: 1", "version: 1\ndata: {train: text}", 2, "must be a mapping of settings"),
     ("version: 1", "version: 1\nmixer: {options: {expand: [1]}}", 2, "mixer.options.expand is [1]"),

@@ -111,7 +111,7 @@ def test_the_teacher_runs_once_a_batch_for_all_layers_and_only_mixers_train(teac
     num_batches = 3 * 256 // task_rows().sequence_length
     ran = []
     hooks = [
-        block.mlp.register_forward_hook(lambda *_, n=n: ran.append(n))
+        block.register_forward_hook(lambda *_, n=n: ran.append(n))
         for n, block in enumerate(teacher.network.model.layers)
     ]
     _, fitted = align.run(teacher, task_rows(), replace(SETTINGS, training=training), tmp_path)
