@@ -106,10 +106,8 @@ class EngineBench:
             f"{'model':<12}{'load':>10}{'at once':>8}{'tok/s':>9}{'x':>6}{'decode':>9}{'x':>6}"
             f"{'first s':>9}{'ms/tok':>8}{'peak':>10}{'cache':>10}",
         ]
-        first = self.models[0].rows
-        for model in self.models:
-            for row, base in zip(model.rows, first, strict=True):
-                lines.append(_format_row(model.model, row, base))
+        for place, base in enumerate(self.models[0].rows):
+            lines += [_format_row(one.model, one.rows[place], base) for one in self.models]
         return "\n".join(lines)
 
     __repr__ = __str__
