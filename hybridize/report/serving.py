@@ -19,8 +19,8 @@ _COLUMNS = (
     Column("speedup", "against the first", "ratio"),
     Column("decode_tokens_per_second", "while all decode", "number", unit="tokens/s"),
     Column("decode_speedup", "against the first", "ratio"),
-    Column("seconds_to_first_token", "first token", "seconds"),
-    Column("seconds_between_tokens", "between tokens", "seconds"),
+    Column("ms_to_first_token", "first token", "number", unit="ms"),
+    Column("ms_between_tokens", "between tokens", "number", unit="ms"),
     Column("peak_memory_bytes", "peak memory", "bytes"),
     Column("cache_bytes", "cache and states", "bytes"),
 )
@@ -70,6 +70,8 @@ def list_rows(bench: Mapping[str, Any]) -> list[Row]:
                     "load": ":".join(tokens),
                     "is_teacher": place == 0,
                     "is_headline": place == len(bench["models"]) - 1,
+                    "ms_to_first_token": 1000 * row["seconds_to_first_token"],
+                    "ms_between_tokens": 1000 * row["seconds_between_tokens"],
                     "speedup": _divide(row, base, "tokens_per_second"),
                     "decode_speedup": _divide(row, base, "decode_tokens_per_second"),
                 }
