@@ -98,7 +98,10 @@ def _groups(
 ) -> dict[tuple[str, float | None], Tensor]:
     """Return the groups of a document: (by, value) -> which of its tokens."""
     predicts_T = places_T >= prompt_tokens - 1
-    found = {(PROMPT, None): ~predicts_T, (COMPLETION, None): predicts_T}
+    found: dict[tuple[str, float | None], Tensor] = {
+        (PROMPT, None): ~predicts_T,
+        (COMPLETION, None): predicts_T,
+    }
     low, high = 0, FIRST_EDGE
     while low <= int(places_T[-1]):
         found["position", float(high)] = predicts_T & (places_T >= low) & (places_T < high)
