@@ -12,9 +12,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:  # at run time it would slow every start
+    from importlib.abc import Loader
 
 TABLE = "transformers.models.auto.configuration_auto"
+_READER = "PreTrainedConfig"
+"""Name in the table of the class that reads config.json."""
 APRIEL_H1 = ("apriel_ssm_thinker_hybrid", "apriel_hybrid_ssm", "apriel_h", "apriel_h1")
 """The model_type of published Apriel-H1: of training exports, of Fast-LLM, and of releases."""
 NAMES = ("hybridize", *APRIEL_H1)
@@ -36,8 +41,9 @@ def _register(table: ModuleType) -> None:
     for name in NAMES:
         if name not in known:
             known.register(name, _stand_in(name))
-    if type(table.PreTrainedConfig) is not _Reader:
-        table.PreTrainedConfig = _Reader(table.PreTrainedConfig)
+    reader = getattr(table, _READER, None)
+    if reader is not None and not isinstance(reader, _Reader):
+        setattr(table, _READER, _Reader(reader))
 
 
 class _Reader:
@@ -99,7 +105,7 @@ class _Watch:
         finally:
             self._looking = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _ThenRegister(spec.loader)
+            spec.loader = cast("Loader", _ThenRegister(spec.loader))
         return spec
 
 

@@ -86,7 +86,7 @@ def test_ls_of_an_unknown_kind_names_the_known_ones(call):
 def test_doctor_tells_versions_and_the_form_of_each_operator(call):
     out, _ = call("doctor", "--json")
     facts = json.loads(out)
-    assert set(facts) == {"versions", "machine", "operators"}
+    assert set(facts) == {"versions", "machine", "operators", "engines"}
     assert "self-check passes" in facts["operators"]["ssd"]
     out, _ = call("doctor")
     assert "torch" in out
