@@ -114,6 +114,13 @@ class Result:
     """Time the node took."""
 
 
+def give_usual_permissions(path: Path) -> None:
+    """Let others read a file as far as umask does; temporary files begin as their owner's alone."""
+    masked = os.umask(0)
+    os.umask(masked)
+    path.chmod(0o666 & ~masked)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` whole or not at all; the folder is made where it is missing.
 
@@ -129,6 +136,7 @@ def write_text(path: Path | str, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        give_usual_permissions(Path(temporary))
         os.replace(temporary, path)
     except OSError as error:
         if temporary:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hybridize.core.apriel_h1 import Rows, is_apriel_h1
+from hybridize.core.artifacts import give_usual_permissions
 from hybridize.core.errors import ModelError
 from hybridize.core.limits import check_counts, check_sizes
 from hybridize.core.model_files import INDEX, WEIGHTS, TensorPlace, list_tensors, read_config, tell
@@ -236,6 +237,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
             save_file(shard, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        give_usual_permissions(folder / file)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2))

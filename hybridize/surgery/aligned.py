@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hybridize.core.artifacts import plain, read_json, write_json
+from hybridize.core.artifacts import give_usual_permissions, plain, read_json, write_json
 from hybridize.core.errors import MachineError, ModelError
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers import Mixer
@@ -97,6 +97,7 @@ class AlignedMixers:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 save_file(kept, partial, metadata={"format": "pt"})
+                give_usual_permissions(partial)
                 partial.replace(file)
             except (OSError, SafetensorError) as error:
                 partial.unlink(missing_ok=True)

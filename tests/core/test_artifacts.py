@@ -50,6 +50,15 @@ def test_a_full_disk_leaves_what_stood_before(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_others_may_read_what_was_written_as_far_as_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "result.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o640
+
+
 def test_not_a_number_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
