@@ -30,7 +30,8 @@ import torch
 
 import hybridize as hz
 from hybridize.core.importance import Importance
-from hybridize.evaluation.answers import answer, problems, score
+from hybridize.evaluation.answers import answer, problems
+from hybridize.evaluation.scores import score
 from hybridize.models.model import Model
 from hybridize.pipeline.translate import make_calibration
 from hybridize.stages import align
@@ -45,8 +46,8 @@ from hybridize.training.settings import FitSettings, Heldout
 LAYERS = (1, 4, 5, 7, 8, 9, 10)
 KINDS = ("recall", "add", "chain", "sort", "edit")
 CALIBRATION_TOKENS, HELDOUT_TOKENS = 16_384, 16_384
-LEVELS = (0.8, 0.6, 0.4, 0.3)
-"""Reverse KL in nats a token, to which the tokens are told."""
+LEVELS = (0.5,)
+"""Reverse KL in nats a token, to which the tokens are told: between the budgets of both starts."""
 
 
 def make_settings(tokens: int, lr: float, seed: int, grad_clip: float | None) -> FitSettings:
@@ -204,7 +205,7 @@ def main() -> None:
     one = commands.add_parser("run")
     one.add_argument("seed", type=int)
     one.add_argument("--start", choices=("aligned", "calibrated"), default="aligned")
-    one.add_argument("--budgets", type=int, nargs="+", default=[81_920, 163_840, 245_760])
+    one.add_argument("--budgets", type=int, nargs="+", default=[81_920, 163_840])
     one.add_argument("--align-tokens", type=int, default=100_352)
     one.add_argument("--align-lr", type=float, default=5e-3)
     one.add_argument("--problems", type=int, default=20, help="of each kind")

@@ -13,7 +13,8 @@ import math
 
 import torch
 
-from hybridize.evaluation.answers import answer, problems, score
+from hybridize.evaluation.answers import answer, problems
+from hybridize.evaluation.scores import score
 from hybridize.models import HybridForCausalLM
 from hybridize.models.mixers.mamba2 import Mamba2
 from hybridize.models.model import load
