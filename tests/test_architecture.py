@@ -41,7 +41,9 @@ MAY_IMPORT = {
     },
     "report": {"report", "core"},
     "pipeline": {"pipeline", "core", "stages", "report", "models", "surgery", "training"},
-    "api": {*("core", "models", "surgery", "training", "stages", "pipeline", "report"), "evaluation"},
+    "api": {
+        *("core", "models", "surgery", "training", "evaluation", "stages", "pipeline", "report"),
+    },
     "cli": {
         *("cli", "core", "ops", "models", "engines", "serving", "exports"),
         *("stages", "pipeline", "report", "api", "evaluation"),
