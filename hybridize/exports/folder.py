@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hybridize.core.artifacts import write_json
 from hybridize.core.errors import ModelError
+from hybridize.models.folders import write_tensors
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers import Mixer
 from hybridize.models.model import Model
@@ -48,6 +51,15 @@ def cast_tensors(network: HybridForCausalLM, dtype: str | None) -> dict[str, Ten
         name: tensor.float() if name in small else _cast(name, tensor, goal)
         for name, tensor in tensors.items()
     }
+
+
+def write_model(
+    tensors: Mapping[str, Tensor], values: dict[str, Any], folder: Path, *, dtype: torch.dtype
+) -> None:
+    """Write the tensors of a class by its names, and its config.json with their type."""
+    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)
+    written = values | {"dtype": str(dtype).removeprefix("torch.")}
+    write_json(folder / "config.json", written)
 
 
 def _cast(name: str, tensor: Tensor, goal: torch.dtype) -> Tensor:

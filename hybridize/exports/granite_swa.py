@@ -10,14 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from hybridize.core.artifacts import write_json
 from hybridize.core.exports import read_rope
 from hybridize.core.padding import Heads, plan_heads
 from hybridize.core.shape import ModelShape
-from hybridize.exports.folder import cast_tensors, find_dtype
+from hybridize.exports.folder import cast_tensors, find_dtype, write_model
 from hybridize.exports.granite import COPIED, list_scales
 from hybridize.exports.padding import pad_attention
-from hybridize.models.folders import write_tensors
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers.sliding import Sliding
 from hybridize.models.model import Model
@@ -33,10 +31,9 @@ def write(model: Model, folder: Path, dtype: str | None) -> None:
     heads = plan_heads(shape)
     assert heads is not None, "check_fit lets no such shape pass"
     tensors = _rename(cast_tensors(network, dtype), network, shape, heads)
-    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)
-    values = _make_config(network, shape, heads)
-    values["dtype"] = str(find_dtype(network, dtype)).removeprefix("torch.")
-    write_json(folder / "config.json", values)
+    write_model(
+        tensors, _make_config(network, shape, heads), folder, dtype=find_dtype(network, dtype)
+    )
 
 
 def _rename(

@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridize.core.artifacts import write_json
 from hybridize.core.exports import read_rope
 from hybridize.core.shape import ModelShape
-from hybridize.exports.folder import cast_tensors, find_dtype
-from hybridize.models.folders import write_tensors
+from hybridize.exports.folder import cast_tensors, find_dtype, write_model
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers.gated_delta import GatedDelta
 from hybridize.models.model import Model
@@ -38,10 +36,7 @@ def write(model: Model, folder: Path, dtype: str | None) -> None:
     network = model.network
     shape = ModelShape.from_config(network.config.to_dict())
     tensors = _rename(cast_tensors(network, dtype), shape)
-    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)
-    values = _make_config(network, shape)
-    values["dtype"] = str(find_dtype(network, dtype)).removeprefix("torch.")
-    write_json(folder / "config.json", values)
+    write_model(tensors, _make_config(network, shape), folder, dtype=find_dtype(network, dtype))
 
 
 def _rename(tensors: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from hybridize.core.artifacts import hash_json, write_json
 from hybridize.core.errors import RecipeError
 from hybridize.evaluation.agreement import Agreed, measure_agreement
 from hybridize.evaluation.diagnosis import Document
+from hybridize.evaluation.results import Results
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
 
 
@@ -71,22 +72,9 @@ def _cell(value: float, error: float | None) -> str:
     return f"{f'{value:.4f}{told}':<20}"
 
 
-class Agreements(tuple[Agreement, ...]):
-    """Several students beside one teacher."""
-
-    __slots__ = ()
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return what the result files hold, with the time."""
-        return [{**one.to_json(), "seconds": one.seconds} for one in self]
-
-    def __repr__(self) -> str:
-        return "\n".join(map(str, self))
-
-
 def run_all(
     models: Sequence[Subject], settings: AgreementSettings, out: Path | None = None
-) -> Agreements:
+) -> Results[Agreement]:
     """Compare each model after the first with the first; write `out`/`<model>.json` of each.
 
     Raises:
@@ -130,4 +118,4 @@ def run_all(
             write_json(out / f"{one.model}.json", one.to_json())
             write_json(out / one.model / "timing.json", {"seconds": one.seconds})
         found.append(one)
-    return Agreements(found)
+    return Results(found)

@@ -12,6 +12,7 @@ from hybridize.core.artifacts import hash_json, read_jsonl, write_json, write_te
 from hybridize.core.ranking import Ranked, describe_disagreements
 from hybridize.evaluation.answers import Answer
 from hybridize.evaluation.paired import Comparison, compare
+from hybridize.evaluation.results import Results
 from hybridize.evaluation.sampling import Sampling
 from hybridize.evaluation.scores import GroupScore, KindScore, cross, group, score
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
@@ -185,14 +186,10 @@ def run(
     return evaluation
 
 
-class Scores(tuple[Evaluation, ...]):
+class Scores(Results[Evaluation]):
     """Evaluations of several models, printed one below the other with what disagrees."""
 
     __slots__ = ()
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return what the result files hold, with the time."""
-        return [{**one.to_json(), "seconds": one.seconds} for one in self]
 
     def __repr__(self) -> str:
         known = [ranked for one in self if (ranked := one.ranked()) is not None]

@@ -12,6 +12,7 @@ from hybridize.core.artifacts import hash_json, write_json
 from hybridize.core.benchmarks import describe_missing, expand, find_benchmark
 from hybridize.evaluation.endpoint import Endpoint
 from hybridize.evaluation.harness import need_harness, run_tasks
+from hybridize.evaluation.results import Results
 from hybridize.evaluation.sampling import Sampling
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
 
@@ -87,22 +88,9 @@ class HarnessResult:
     __repr__ = __str__
 
 
-class HarnessResults(tuple[HarnessResult, ...]):
-    """Results of several models."""
-
-    __slots__ = ()
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return what the result files hold, with the time."""
-        return [{**one.to_json(), "seconds": one.seconds} for one in self]
-
-    def __repr__(self) -> str:
-        return "\n".join(map(str, self))
-
-
 def run_all(
     subjects: Sequence[Subject], settings: HarnessSettings, out: Path | None = None
-) -> HarnessResults:
+) -> Results[HarnessResult]:
     """Run the tasks for each model; write `out`/`<model>.json`, and its answers beside it.
 
     Raises:
@@ -129,7 +117,7 @@ def run_all(
             write_json(out / result.model / "timing.json", {"seconds": result.seconds})
             write_json(out / f"{result.model}.json", result.to_json())
         found.append(result)
-    return HarnessResults(found)
+    return Results(found)
 
 
 def _read(

@@ -4,22 +4,9 @@ import torch
 
 from hybridize.models.model import Model
 from hybridize.surgery import convert
+from tests.exports.students import LLAMA3, YARN
 from tests.tiny import as_student, tiny_teacher
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10_000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 128,
-}
 CASES = {
     "llama": {},
     "llama-tied-biased": {"tie_word_embeddings": True, "attention_bias": True},
