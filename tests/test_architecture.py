@@ -1,6 +1,7 @@
 """The house plan, enforced: who imports whom, how long things are, what starts fast."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -54,6 +55,9 @@ MAY_IMPORT = {
 WITHOUT_TORCH = {"core", "tasks", "report", "engines"}
 TORCH = {"torch", "transformers", "safetensors", "tokenizers", "numpy"}
 SECONDS_TO_START = 0.3
+LIBRARIES = "import typer; from pydantic import AfterValidator, Field, TypeAdapter"
+SECONDS_OF_LIBRARIES = 0.145
+"""Of importing them alone, on the machine where the limit above is meant."""
 CONFIG = {
     "model_type": "llama",
     "num_hidden_layers": 12,
@@ -174,12 +178,19 @@ def start(*arguments: str) -> tuple[float, subprocess.CompletedProcess]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
+@functools.cache
+def seconds_to_start_here() -> float:
+    """Return the limit: a slower machine has as much more as libraries alone take there."""
+    libraries = min(start("-c", LIBRARIES)[0] for _ in range(5))
+    return SECONDS_TO_START * max(1.0, libraries / SECONDS_OF_LIBRARIES)
+
+
 def least_seconds_to_start(*arguments: str) -> float:
     """Start Python until it is fast enough, ten times at most: other work only adds."""
     least = float("inf")
     for _ in range(10):
         least = min(least, start(*arguments)[0])
-        if least <= SECONDS_TO_START:
+        if least <= seconds_to_start_here():
             break
     return least
 
@@ -214,7 +225,7 @@ def test_what_needs_no_model_starts_fast(arguments, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     arguments = [argument.format(teacher=tmp_path) for argument in arguments]
     seconds = least_seconds_to_start(*arguments)
-    assert seconds <= SECONDS_TO_START, f"{seconds:.2f} s"
+    assert seconds <= seconds_to_start_here(), f"{seconds:.2f} s"
 
 
 def test_public_names_exist():

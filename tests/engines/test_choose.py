@@ -51,6 +51,7 @@ def test_our_own_server_comes_last_and_the_reasons_are_told(engines, tmp_path):
 
 
 def test_a_folder_is_written_for_an_engine_that_does_not_read_it(engines):
+    pytest.importorskip("gguf")
     engines["llama.cpp"] = Known("llama.cpp", "there is no GGUF file.")
     shipped = Path(choose.__file__).parents[1] / "assets" / "teacher"
     choice = choose_engine(shipped)
