@@ -1,6 +1,6 @@
 """What writers of exports share: tensors in the type asked for, and the files beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from hybridize.core.artifacts import write_json
 from hybridize.core.errors import ModelError
+from hybridize.core.padding import Heads, plan_heads
+from hybridize.core.shape import ModelShape
 from hybridize.models.folders import write_tensors
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers import Mixer
@@ -60,6 +62,24 @@ def write_model(
     write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, folder)
     written = values | {"dtype": str(dtype).removeprefix("torch.")}
     write_json(folder / "config.json", written)
+
+
+def write_padded(
+    model: Model,
+    folder: Path,
+    dtype: str | None,
+    *,
+    rename: Callable[[dict[str, Tensor], HybridForCausalLM, ModelShape, Heads], dict[str, Tensor]],
+    make_config: Callable[[HybridForCausalLM, ModelShape, Heads], dict[str, Any]],
+) -> None:
+    """Write a student in a class that may want zero heads beside its own."""
+    network = model.network
+    shape = ModelShape.from_config(network.config.to_dict())
+    heads = plan_heads(shape)
+    assert heads is not None, "check_fit lets no such shape pass"
+    tensors = rename(cast_tensors(network, dtype), network, shape, heads)
+    values = make_config(network, shape, heads)
+    write_model(tensors, values, folder, dtype=find_dtype(network, dtype))
 
 
 def _cast(name: str, tensor: Tensor, goal: torch.dtype) -> Tensor:

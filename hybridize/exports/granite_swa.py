@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from hybridize.core.exports import read_rope
-from hybridize.core.padding import Heads, plan_heads
+from hybridize.core.padding import Heads
 from hybridize.core.shape import ModelShape
-from hybridize.exports.folder import cast_tensors, find_dtype, write_model
+from hybridize.exports.folder import write_padded
 from hybridize.exports.granite import COPIED, list_scales
 from hybridize.exports.padding import pad_attention
 from hybridize.models.hybrid import HybridForCausalLM
@@ -26,14 +26,7 @@ SINK = -10_000.0
 
 def write(model: Model, folder: Path, dtype: str | None) -> None:
     """Write weights and config.json of a student that `check_fit` found to fit."""
-    network = model.network
-    shape = ModelShape.from_config(network.config.to_dict())
-    heads = plan_heads(shape)
-    assert heads is not None, "check_fit lets no such shape pass"
-    tensors = _rename(cast_tensors(network, dtype), network, shape, heads)
-    write_model(
-        tensors, _make_config(network, shape, heads), folder, dtype=find_dtype(network, dtype)
-    )
+    write_padded(model, folder, dtype, rename=_rename, make_config=_make_config)
 
 
 def _rename(
