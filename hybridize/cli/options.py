@@ -105,6 +105,7 @@ def show_json(value: Any) -> None:
 def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
     """List what a recipe asks for, in the few lines that are worth reading before a run."""
     from hybridize.core.quantities import short_count
+    from hybridize.core.suites import tell_evaluation
 
     students = " -> ".join(stage.name for stage in recipe.stages) or "none"
     tokens = sum(stage.tokens for stage in recipe.stages)
@@ -119,6 +120,8 @@ def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
     if recipe.stages:
         last = max(stage.converted for stage in recipe.stages)
         facts.append(("after", f"{last} of {shape.num_layers} converted, chosen by measurement"))
+    for row, text in enumerate(tell_evaluation(recipe)):
+        facts.append(("" if row else "evaluate", text))
     return facts
 
 

@@ -9,15 +9,11 @@ from hybridize.core.artifacts import write_text
 from hybridize.core.catalog import did_you_mean, known_names
 from hybridize.core.errors import RecipeError
 from hybridize.core.quantities import parse_tokens
+from hybridize.core.suites import HARNESS, limit_of
 
 if TYPE_CHECKING:
     from hybridize.evaluation.subjects import Subject
     from hybridize.stages.diagnose import Diagnosis
-
-HARNESS = "lm-eval:"
-"""Before the names of tasks of lm-evaluation-harness in `--suite`."""
-LIMITS = {"tasks": 100, "quick": 20, "full": 20, "recall": 10, "agreement": 16}
-"""What `--limit` is where it is left out."""
 
 
 class Found(Protocol):
@@ -125,7 +121,8 @@ def run_suite(
             max_new_tokens=how["max_new_tokens"],
         )
         return harness.run_all(subjects, asked, out)
-    number = limit or LIMITS.get(suite, 100)
+    number = limit or limit_of(suite)
+    assert number is not None, "only those of the harness ask all there is"
     if suite == "agreement":
         from hybridize.stages import agreement
 

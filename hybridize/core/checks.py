@@ -11,6 +11,7 @@ from hybridize.core.loss_weights import LossWeight
 from hybridize.core.machine import check_machine
 from hybridize.core.sections import Evaluate, Stage, Training
 from hybridize.core.sources import Blend, Documents, Source
+from hybridize.core.suites import DIAGNOSIS, folder_name, more_suites
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
@@ -42,12 +43,25 @@ def _check_names(recipe: Recipe) -> Iterator[Problem]:
         yield from _check_losses(("stages", i, "loss"), stage.loss)
     if recipe.evaluate:
         yield from _check_evaluate(recipe.evaluate)
+        yield from _check_folders(recipe, recipe.evaluate)
     if recipe.merge:
         yield from _check_known(("merge", "method"), recipe.merge.method, "merges")
 
 
 def _check_evaluate(section: Evaluate) -> Iterator[Problem]:
-    yield from _check_known(("evaluate", "suite"), section.suite, "suites", "agreement")
+    for i, name in enumerate(section.suite):
+        yield from _check_known(("evaluate", "suite", i), name, "suites")
+        if name in section.suite[:i]:
+            yield ("evaluate", "suite", i), f"{name} is listed twice. Remove one of them."
+    others = tuple(more_suites(section))
+    for name in section.limits:
+        if name not in others:
+            told = "the one that evaluate.problems is for" if name in section.suite else "not asked"
+            yield (
+                ("evaluate", "limits", name),
+                f"evaluate.limits names {name}, which is {told}. "
+                f"The others: {', '.join(others) or 'none'}.",
+            )
     if section.samples > 1 and section.temperature == 0:
         yield (
             ("evaluate", "samples"),
@@ -56,6 +70,17 @@ def _check_evaluate(section: Evaluate) -> Iterator[Problem]:
         )
     if section.top_p > 1:
         yield ("evaluate", "top_p"), f"top_p {section.top_p} is not a share: at most 1."
+
+
+def _check_folders(recipe: Recipe, section: Evaluate) -> Iterator[Problem]:
+    """Refuse stages whose scores would lie in the folder of a suite."""
+    taken = [folder_name(name) for name in more_suites(section)] + [DIAGNOSIS] * section.diagnose
+    for i, stage in enumerate(recipe.stages):
+        if stage.name in taken:
+            yield (
+                ("stages", i, "name"),
+                f"eval/{stage.name} holds what a suite finds. Choose another name for the stage.",
+            )
 
 
 def _check_losses(path: KeyPath, loss: dict[str, Any]) -> Iterator[Problem]:

@@ -17,6 +17,11 @@ def read_number(value: Any) -> Any:
         return value
 
 
+def read_names(value: Any) -> Any:
+    """Read one name as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 Tokens = Annotated[int, BeforeValidator(parse_tokens), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(parse_share)]
 Number = Annotated[float, BeforeValidator(read_number), Field(allow_inf_nan=False)]
@@ -27,6 +32,7 @@ Word = Annotated[str, Field(min_length=1)]
 Precision = Literal["float32", "bfloat16"]
 Scalar = bool | int | float | str | None
 Words = Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]
+Names = Annotated[tuple[Word, ...], BeforeValidator(read_names), Field(strict=False, min_length=1)]
 Numbers = Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)]
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from hybridize.core.loss_weights import LossWeights
 from hybridize.core.section import (
     Count,
+    Names,
     NonNegative,
     Number,
     Numbers,
@@ -205,10 +206,16 @@ class Merge(Section):
 class Evaluate(Section):
     """Scores of the teacher and the students on the same problems."""
 
-    suite: Word = "tasks"
-    """A suite of `hybridize ls suites`, or package.module:name."""
+    suite: Names = ("tasks",)
+    """A suite of `hybridize ls suites`, lm-eval:TASK or package.module:name, or a list of them. The
+    first that asks problems gives the scores, in eval/; the others write to eval/SUITE/."""
     problems: Count = 100
-    """Problems of each kind."""
+    """Problems of each kind that the suite in eval/ asks."""
+    limits: dict[Word, Count] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """Suite -> how much the others ask, counted as by `hybridize eval --limit`, whose defaults hold
+    where nothing is said."""
+    diagnose: bool = False
+    """Look at the students layer by layer too, as `hybridize diagnose` does: eval/diagnosis/."""
     every_stage: bool = False
     """Score the model of each stage, rather than the last ones only."""
     max_new_tokens: Count = 256

@@ -3,7 +3,6 @@
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from huggingface_hub import constants
 
 from hybridize.core.benchmarks import find_benchmark
 from hybridize.core.errors import MachineError, RecipeError
+from hybridize.core.suites import need_harness
 from hybridize.evaluation.endpoint import Endpoint
 from hybridize.evaluation.sampling import Sampling
 from hybridize.evaluation.subjects import InProcess
@@ -23,19 +23,6 @@ WINDOW = 2048
 """Tokens of text scored at once where a model does not say how long its text may be."""
 HUB_SECONDS = 3.0
 SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
-
-
-def need_harness() -> None:
-    """Check that lm-evaluation-harness is installed.
-
-    Raises:
-        MachineError: it is not.
-    """
-    if find_spec("lm_eval") is None:
-        raise MachineError(
-            "suite lm-eval needs lm-evaluation-harness, which is not installed. "
-            "Install it: pip install 'hybridize[lm-eval]'."
-        )
 
 
 def make_harness_model(subject: InProcess | Endpoint, *, batch: int, sampling: Sampling) -> Any:

@@ -6,6 +6,7 @@ from importlib import import_module
 
 from hybridize import tasks
 from hybridize.core.errors import RecipeError
+from hybridize.core.suites import COMPARING
 from hybridize.evaluation.answers import Question, problems
 
 SUITES = {
@@ -17,9 +18,6 @@ SUITES = {
 }
 """Name -> what asks its problems, or measures. Another can be written `package.module:name`, of a
 tuple of kinds of problem, or of a function from `Asked` to a list of `Question`."""
-
-COMPARING = ("agreement",)
-"""Suites that ask nothing, but read text beside the teacher."""
 
 ALL_KINDS = tuple(tasks.KINDS)
 LENGTHS = (64, 128, 256, 512, 896)

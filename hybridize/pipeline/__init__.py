@@ -17,6 +17,7 @@ from hybridize.core.catalog import RECIPES
 from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.recipe import Recipe, load_recipe
 from hybridize.core.settings import read_settings
+from hybridize.core.suites import need_packages
 from hybridize.core.trackers import find_trackers
 from hybridize.pipeline.environment import describe_environment
 from hybridize.pipeline.interrupts import how_to_continue, say_where
@@ -60,12 +61,13 @@ def run_recipe(
         RecipeError: the recipe is wrong, or asks for the impossible.
         RunError: a node is stale; the message names what changed and how to redo it.
         Interrupted: stopped by a signal or by `max_hours`; all that was finished is kept.
-        MachineError: the package of a tracker the recipe names is not installed.
+        MachineError: the package of a tracker or a suite the recipe names is not installed.
     """
     recipe, processes = load_recipe(recipe_path, overrides), read_settings()
     folder = Path(out) if out else Path("runs") / recipe.name
     watcher = observer if observer and processes.rank == 0 else Observer()
     find_trackers(recipe.track)
+    need_packages(recipe)
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
     def make_actions(device: str | None, calls: "Calls | None" = None) -> "Actions":

@@ -26,6 +26,7 @@ from hybridize.core.shape import ModelShape
 from hybridize.core.sources import Source
 from hybridize.models.model import Model, load
 from hybridize.pipeline.align import align_node
+from hybridize.pipeline.evaluate import evaluate_node, tokens_of
 from hybridize.pipeline.export import export_model
 from hybridize.pipeline.measurements import measure_node
 from hybridize.pipeline.observer import Observer
@@ -33,7 +34,7 @@ from hybridize.pipeline.outlook import Outlook
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.training import Job, train, train_together
 from hybridize.pipeline.translate import make_calibration, make_fresh_settings, make_source
-from hybridize.stages import bench, convert, evaluate, merge
+from hybridize.stages import bench, convert, merge
 from hybridize.surgery.fresh import FreshSettings
 from hybridize.training.blend import warn_of_overlap
 from hybridize.training.data import TaskRows, TokenSource
@@ -72,7 +73,7 @@ class Actions:
             method, _, stage = rest.partition("-")
             return measure_node(self, node, method, stage or None)
         if kind == "eval":
-            return self._evaluate(node, rest)
+            return evaluate_node(self, node)
         if kind == "export":
             return export_model(self.recipe, self.model(node.needs[0]), node, self.folder)
         if kind in self._once:
@@ -159,14 +160,6 @@ class Actions:
         names = [stage.name for stage in self.recipe.stages]
         return self.folder.stage(names.index(name), name)
 
-    def _tokens(self, name: str) -> int:
-        """Return the tokens a model was trained on, all stages since the teacher together."""
-        if name == "teacher":
-            return 0
-        result = read_result(self.home(name))
-        assert result is not None, f"{name} runs before what needs it"
-        return int(result.values["cumulative_tokens"])
-
     def _describe(self, node: Node) -> Values:
         shape = ModelShape.from_config(self.teacher.network.config.to_dict())
         values = {
@@ -226,7 +219,7 @@ class Actions:
 
     def _train(self, node: Node, start: str) -> Values:
         student = self.start(node.name, node.folder)
-        job = Job(node.name, self._tokens(start) // self.recipe.data.sequence_length)
+        job = Job(node.name, tokens_of(self, start) // self.recipe.data.sequence_length)
         if self.calls is None:
             fitted = train(self, job, student, self.teacher)
         else:
@@ -258,7 +251,7 @@ class Actions:
             "layout": str(model.layout),
             "converted": model.layout.converted,
             "tokens": fitted.tokens,
-            "cumulative_tokens": self._tokens(start) + fitted.tokens,
+            "cumulative_tokens": tokens_of(self, start) + fitted.tokens,
             "seconds": fitted.seconds,
             "loss": fitted.loss,
             "heldout_before": fitted.heldout_before,
@@ -279,28 +272,9 @@ class Actions:
             "layout": str(merged.layout),
             "models": section.models,
             "weights": section.weights,
-            "cumulative_tokens": max(self._tokens(name) for name in section.models),
+            "cumulative_tokens": max(tokens_of(self, name) for name in section.models),
             "weights_sha256": _hash_weights(node.folder / "model"),
         }
-
-    def _evaluate(self, node: Node, name: str) -> Values:
-        section = self.recipe.evaluate
-        assert section is not None, CHECKED
-        asked = section.model_dump(exclude={"every_stage"})
-        settings = evaluate.EvaluateSettings(**asked)
-        answers = evaluate.read_answers(self.folder.eval("teacher").with_suffix(""))
-        evaluation = evaluate.run(
-            self.model(name),
-            settings,
-            node.folder,
-            name=name,
-            tokens=self._tokens(name),
-            other=None if name == "teacher" or answers is None else ("teacher", answers),
-            progress=lambda done, total: self.observer.node_progressed(node.name, done, total),
-        )
-        self.observer.node_said(node.name, str(evaluation))
-        overall = evaluation.overall
-        return {"accuracy": overall.accuracy, "standard_error": overall.standard_error}
 
     def _bench(self, node: Node) -> Values:
         section = self.recipe.bench

@@ -23,11 +23,14 @@ from hybridize.core.errors import RunError
 from hybridize.core.recipe import Recipe
 from hybridize.core.sources import Blend, Source, Tasks
 from hybridize.core.stored_text import StoredText
+from hybridize.core.suites import COMPARING, DIAGNOSIS, folder_name, more_suites, scoring_suite
 
 BEGUN = "begun.json"
 _HARMLESS = ("checkpoint_every", "evaluate_every", "skip_bad_batches", "name")
 _SAMPLING = ("samples", "temperature", "top_p")
 """Keys of `evaluate` that count where they differ from greedy answers."""
+_SELECTING = ("suite", "limits", "diagnose", "every_stage")
+"""Keys of `evaluate` that say what stops there are."""
 _PROBED = {"optimizer", "schedule", "grad_clip", "dtype"}
 """Keys of `distill` that the short training of replace_one uses."""
 
@@ -37,8 +40,8 @@ class Node:
     """One piece of work of a run, with a folder of its own."""
 
     name: str
-    """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `sft`, `merge`, `bench`,
-    `export/stock`."""
+    """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `eval/recall/h6`, `sft`,
+    `merge`, `bench`, `export/stock`."""
     folder: Path
     settings: Mapping[str, Any]
     """Everything that decides its result, under the names of the recipe."""
@@ -253,11 +256,31 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
 def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
     if recipe.evaluate is None:
         return []
-    default = type(recipe.evaluate)().model_dump()
-    asked = recipe.evaluate.model_dump()
-    unsaid = tuple(key for key in _SAMPLING if asked[key] == default[key])
-    settings = {"seed": recipe.seed, "evaluate": _without(asked, ("every_stage", *unsaid))}
-    return [Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,))]
+    section = recipe.evaluate
+    default = type(section)().model_dump()
+    given = section.model_dump()
+    unsaid = tuple(key for key in _SAMPLING if given[key] == default[key])
+    asked = _without(given, (*_SELECTING, *unsaid))
+    nodes = []
+    scoring = scoring_suite(section)
+    if scoring is not None:
+        settings = {"seed": recipe.seed, "evaluate": {**asked, "suite": scoring}}
+        nodes.append(Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,)))
+    more = {name: {"suite": name, "limit": limit} for name, limit in more_suites(section).items()}
+    found: dict[str, dict[str, Any]] = {
+        folder_name(name): own if name in COMPARING else {**_without(asked, ("problems",)), **own}
+        for name, own in more.items()
+    }
+    if section.diagnose:
+        found[DIAGNOSIS] = {"diagnose": True}
+    for folder, own in found.items():
+        beside = own.get("suite") in COMPARING or folder == DIAGNOSIS
+        if beside and model == "teacher":
+            continue
+        name = f"eval/{folder}/{model}"
+        needs = ("teacher", model) if beside else (model,)
+        nodes.append(Node(name, run.path / name, {"seed": recipe.seed, "evaluate": own}, needs))
+    return nodes
 
 
 def _describe_data(recipe: Recipe) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hybridize.evaluation.agreement import Agreed, measure_agreement
 from hybridize.evaluation.diagnosis import Document
 from hybridize.evaluation.results import Results
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
+from hybridize.models.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def _cell(value: float, error: float | None) -> str:
 
 
 def run_all(
-    models: Sequence[Subject], settings: AgreementSettings, out: Path | None = None
+    models: Sequence[Model | Subject], settings: AgreementSettings, out: Path | None = None
 ) -> Results[Agreement]:
     """Compare each model after the first with the first; write `out`/`<model>.json` of each.
 
@@ -81,7 +82,8 @@ def run_all(
         RecipeError: there are not two models, or one is not in this process.
         ModelError: their vocabularies differ.
     """
-    inside = [model for model in models if isinstance(model, InProcess)]
+    subjects = [InProcess.of(one) if isinstance(one, Model) else one for one in models]
+    inside = [one for one in subjects if isinstance(one, InProcess)]
     if len(inside) < 2 or len(inside) < len(models):
         raise RecipeError(
             "suite agreement compares students with their teacher, all in this process: "

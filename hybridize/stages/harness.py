@@ -10,11 +10,13 @@ from typing import Any
 
 from hybridize.core.artifacts import hash_json, write_json
 from hybridize.core.benchmarks import describe_missing, expand, find_benchmark
+from hybridize.core.suites import HARNESS, need_harness
 from hybridize.evaluation.endpoint import Endpoint
-from hybridize.evaluation.harness import need_harness, run_tasks
+from hybridize.evaluation.harness import run_tasks
 from hybridize.evaluation.results import Results
 from hybridize.evaluation.sampling import Sampling
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
+from hybridize.models.model import Model
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Of a function in memory, as Python prints it."""
@@ -89,7 +91,7 @@ class HarnessResult:
 
 
 def run_all(
-    subjects: Sequence[Subject], settings: HarnessSettings, out: Path | None = None
+    models: Sequence[Model | Subject], settings: HarnessSettings, out: Path | None = None
 ) -> Results[HarnessResult]:
     """Run the tasks for each model; write `out`/`<model>.json`, and its answers beside it.
 
@@ -100,7 +102,8 @@ def run_all(
     """
     need_harness()
     found = []
-    for subject in subjects:
+    for model in models:
+        subject = InProcess.of(model) if isinstance(model, Model) else model
         assert isinstance(subject, InProcess | Endpoint), "the two kinds of subject"
         started = time.monotonic()
         raw = run_tasks(
@@ -126,7 +129,7 @@ def _read(
     answers = _answers(raw)
     return HarnessResult(
         model=subject.name,
-        suite=f"lm-eval:{','.join(settings.tasks)}",
+        suite=f"{HARNESS}{','.join(settings.tasks)}",
         layout=subject.layout,
         scores=[score for task in raw["results"] for score in _scores(task, raw)],
         notes=describe_missing(settings.tasks),
