@@ -120,8 +120,9 @@ def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
     if recipe.stages:
         last = max(stage.converted for stage in recipe.stages)
         facts.append(("after", f"{last} of {shape.num_layers} converted, chosen by measurement"))
-    for row, text in enumerate(tell_evaluation(recipe)):
-        facts.append(("" if row else "evaluate", text))
+    told = list(tell_evaluation(recipe))
+    if len(told) > 1:
+        facts += [("" if row else "evaluate", text) for row, text in enumerate(told)]
     return facts
 
 

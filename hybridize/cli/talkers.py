@@ -69,7 +69,7 @@ class LocalTalker:
     def answer(self, messages: Messages, max_tokens: int) -> Iterator[Said]:
         """Yield the answer; without a chat template only the last message is read."""
         from hybridize.serving.jobs import Ended, Job
-        from hybridize.serving.sampling import Drawing
+        from hybridize.serving.sampling import Drawing, Drawn
         from hybridize.serving.text import TextMaker
 
         prompt = tuple(self._encode(messages))
@@ -87,7 +87,7 @@ class LocalTalker:
             for event in job.read(SECONDS_BETWEEN_LOOKS):
                 if isinstance(event, Ended):
                     yield self._finish(job, event, maker.finish())
-                elif event is not None:
+                elif isinstance(event, Drawn):
                     text = "" if event.token in self._ends else maker.add(event.token)
                     yield Said(text=text, num_tokens=1)
         finally:

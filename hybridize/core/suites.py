@@ -80,12 +80,6 @@ def tell_evaluation(recipe: "Recipe") -> Iterator[str]:
         yield f"{DIAGNOSIS}, layer by layer: {students or 'no student'} beside teacher"
 
 
-def need_packages(recipe: "Recipe") -> None:
-    """Check that what the suites of a recipe need is installed; raises like `need_harness`."""
-    if recipe.evaluate and any(name.startswith(HARNESS) for name in recipe.evaluate.suite):
-        need_harness()
-
-
 def need_harness() -> None:
     """Check that lm-evaluation-harness is installed.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from hybridize.engines.answers import Completion
 from hybridize.engines.client import Client
@@ -15,6 +15,15 @@ from hybridize.evaluation.sampling import Sampling
 
 FIELDS = {"return_token_ids": True, "skip_special_tokens": False, "cache_prompt": False}
 """Fields beside OpenAI's own: token ids and special tokens come back where a server knows these."""
+
+
+class Told(NamedTuple):
+    """What a server tells of given tokens."""
+
+    logs: tuple[float, ...]
+    """Log-probability of each, in nats."""
+    likeliest: bool
+    """Whether each is the likeliest at its place."""
 
 
 class Endpoint:
@@ -96,18 +105,24 @@ class Endpoint:
         """Return the continuation of token ids; raises like `answer`."""
         return self._client.complete(prompt, draw)
 
-    def score(self, prompt: Sequence[int], completion: Sequence[int]) -> list[float] | None:
-        """Return the log-probability of each token of a completion, or None if not told.
+    def score(self, prompt: Sequence[int], completion: Sequence[int]) -> Told | None:
+        """Return how likely each token of a completion is, or None if not told.
 
-        The server is asked to echo the prompt with its logprobs, which vLLM does.
+        The server is asked to echo the prompt with its logprobs, as vLLM and our own do.
         """
         client = self._connect(model=self._client.model, fields={**FIELDS, "echo": True})
         try:
             found = client.complete([*prompt, *completion], Draw(max_tokens=1, logprobs=1))
         except Refused:
             return None
-        end = len(prompt) + len(completion)
-        return list(found.logprobs[len(prompt) : end]) if len(found.logprobs) >= end else None
+        asked = slice(len(prompt), len(prompt) + len(completion))
+        if len(found.logprobs) < asked.stop:
+            return None
+        logs, tops = found.logprobs[asked], found.top_logprobs[asked]
+        likeliest = len(tops) == len(logs) and all(
+            log >= max(top.values(), default=0.0) for log, top in zip(logs, tops, strict=True)
+        )
+        return Told(logs, likeliest)
 
     def _settle(self, question: Question) -> None:
         """Find out which fields the server takes, and whether it tells likelihoods."""
@@ -122,8 +137,8 @@ class Endpoint:
     def _likelihood(self, question: Question) -> float | None:
         problem = question.problem
         prompt, completion = map(self._encode, (problem.prompt_text, problem.completion_text))
-        logs = self.score(prompt, completion)
-        return None if logs is None else sum(logs) / len(logs)
+        told = self.score(prompt, completion)
+        return None if told is None else sum(told.logs) / len(told.logs)
 
     def _answer(self, question: Question, sampling: Sampling, sample: int) -> Answer:
         prompt = self._encode(question.problem.prompt_text)

@@ -93,12 +93,14 @@ def score_pairs(
     if isinstance(subject, Endpoint):
         with ThreadPoolExecutor(max_workers=batch) as pool:
             found = list(pool.map(lambda pair: subject.score(*pair), pairs))
-        if any(one is None for one in found):
+        told = [one for one in found if one is not None]
+        if len(told) < len(found):
             raise MachineError(
                 f"{subject.name}: the server does not tell the likelihood of given text, which "
-                "this task needs. Use a task that generates, vLLM, or the model in this process."
+                "this task needs. Use a task that generates, vLLM, our own server, or the model in "
+                "this process."
             )
-        return [(sum(one or []), False) for one in found]
+        return [(sum(one.logs), one.likeliest) for one in told]
     order = sorted(range(len(pairs)), key=lambda place: len(pairs[place][0]) + len(pairs[place][1]))
     scored: dict[int, Scored] = {}
     for first in range(0, len(order), batch):

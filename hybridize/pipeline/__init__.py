@@ -17,7 +17,7 @@ from hybridize.core.catalog import RECIPES
 from hybridize.core.errors import Interrupted, RunError
 from hybridize.core.recipe import Recipe, load_recipe
 from hybridize.core.settings import read_settings
-from hybridize.core.suites import need_packages
+from hybridize.core.suites import HARNESS, need_harness
 from hybridize.core.trackers import find_trackers
 from hybridize.pipeline.environment import describe_environment
 from hybridize.pipeline.interrupts import how_to_continue, say_where
@@ -66,8 +66,7 @@ def run_recipe(
     recipe, processes = load_recipe(recipe_path, overrides), read_settings()
     folder = Path(out) if out else Path("runs") / recipe.name
     watcher = observer if observer and processes.rank == 0 else Observer()
-    find_trackers(recipe.track)
-    need_packages(recipe)
+    _need_packages(recipe)
     deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
     def make_actions(device: str | None, calls: "Calls | None" = None) -> "Actions":
@@ -98,6 +97,13 @@ def run_recipe(
             lead(str(own), calls)
             calls.send(None)
     return folder
+
+
+def _need_packages(recipe: Recipe) -> None:
+    """Check that what the run will need at some point is installed, before it begins."""
+    find_trackers(recipe.track)
+    if recipe.evaluate and any(name.startswith(HARNESS) for name in recipe.evaluate.suite):
+        need_harness()
 
 
 def _prepare(

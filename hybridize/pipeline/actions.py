@@ -32,6 +32,7 @@ from hybridize.pipeline.measurements import measure_node
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
 from hybridize.pipeline.street import Node
+from hybridize.pipeline.sweep import sweep_node
 from hybridize.pipeline.training import Job, train, train_together
 from hybridize.pipeline.translate import make_calibration, make_fresh_settings, make_source
 from hybridize.stages import bench, convert, merge
@@ -74,6 +75,8 @@ class Actions:
             return measure_node(self, node, method, stage or None)
         if kind == "eval":
             return evaluate_node(self, node)
+        if node.name == "merge/sweep":
+            return sweep_node(self, node)
         if kind == "export":
             return export_model(self.recipe, self.model(node.needs[0]), node, self.folder)
         if kind in self._once:

@@ -21,6 +21,7 @@ from hybridize.core.artifacts import (
 )
 from hybridize.core.errors import RunError
 from hybridize.core.recipe import Recipe
+from hybridize.core.sections import Evaluate
 from hybridize.core.sources import Blend, Source, Tasks
 from hybridize.core.stored_text import StoredText
 from hybridize.core.suites import COMPARING, DIAGNOSIS, folder_name, more_suites, scoring_suite
@@ -41,7 +42,7 @@ class Node:
 
     name: str
     """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `eval/recall/h6`, `sft`,
-    `merge`, `bench`, `export/stock`."""
+    `merge`, `merge/sweep`, `bench`, `export/stock`."""
     folder: Path
     settings: Mapping[str, Any]
     """Everything that decides its result, under the names of the recipe."""
@@ -238,9 +239,13 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
         nodes.append(Node("sft", run.sft, {**common, "sft": own}, needs))
         nodes += _list_evaluation(recipe, run, "sft")
     if recipe.merge:
-        merge = {"merge": recipe.merge.model_dump()}
-        nodes.append(Node("merge", run.merge, merge, recipe.merge.models))
+        merge = recipe.merge.model_dump()
+        own = {"merge": _without(merge, ("sweep",))}
+        nodes.append(Node("merge", run.merge, own, recipe.merge.models))
         nodes += _list_evaluation(recipe, run, "merge")
+        if recipe.merge.sweep is not None:
+            own = {"merge": _without(merge, ("weights",)), **_score(recipe)}
+            nodes.append(Node("merge/sweep", run.merge / "sweep", own, recipe.merge.models))
     if recipe.bench:
         settings: dict[str, Any] = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
         needs = ("teacher", *(stage.name for stage in recipe.stages))
@@ -257,14 +262,10 @@ def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
     if recipe.evaluate is None:
         return []
     section = recipe.evaluate
-    default = type(section)().model_dump()
-    given = section.model_dump()
-    unsaid = tuple(key for key in _SAMPLING if given[key] == default[key])
-    asked = _without(given, (*_SELECTING, *unsaid))
+    asked = _ask(section)
     nodes = []
-    scoring = scoring_suite(section)
-    if scoring is not None:
-        settings = {"seed": recipe.seed, "evaluate": {**asked, "suite": scoring}}
+    if scoring_suite(section) is not None:
+        settings = _score(recipe)
         nodes.append(Node(f"eval/{model}", run.eval(model).with_suffix(""), settings, (model,)))
     more = {name: {"suite": name, "limit": limit} for name, limit in more_suites(section).items()}
     found: dict[str, dict[str, Any]] = {
@@ -281,6 +282,20 @@ def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
         needs = ("teacher", model) if beside else (model,)
         nodes.append(Node(name, run.path / name, {"seed": recipe.seed, "evaluate": own}, needs))
     return nodes
+
+
+def _ask(section: Evaluate) -> dict[str, Any]:
+    """Return the settings of a suite that asks, but for its name."""
+    default, given = type(section)().model_dump(), section.model_dump()
+    unsaid = tuple(key for key in _SAMPLING if given[key] == default[key])
+    return _without(given, (*_SELECTING, *unsaid))
+
+
+def _score(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of the scores in `eval/` itself."""
+    assert recipe.evaluate is not None, "the recipe is checked: what is scored has a suite"
+    asked = {**_ask(recipe.evaluate), "suite": scoring_suite(recipe.evaluate)}
+    return {"seed": recipe.seed, "evaluate": asked}
 
 
 def _describe_data(recipe: Recipe) -> dict[str, Any]:

@@ -19,6 +19,8 @@ class Part:
 
     index: int
     text: str = ""
+    read: Sequence[Drawn] = ()
+    """The prompt with its logprobs, where it is echoed with them."""
     drawn: Sequence[Drawn] = ()
     finish_reason: str | None = None
 
@@ -71,7 +73,7 @@ class Writer:
             choice[place] = {"role": "assistant", "content": part.text}
         else:
             choice["text"] = part.text
-        choice["logprobs"] = self._logprobs(part.drawn)
+        choice["logprobs"] = self._logprobs([*part.read, *part.drawn])
         if self.asked.with_ids:
             choice["token_ids"] = [drawn.token for drawn in part.drawn]
         return choice
@@ -84,10 +86,13 @@ class Writer:
         return {
             "tokens": [self._name(one.token) for one in drawn],
             "token_logprobs": [one.logprob for one in drawn],
-            "top_logprobs": [
-                {self._name(token): logprob for token, logprob in one.likely} for one in drawn
-            ],
+            "top_logprobs": [self._likely(one) for one in drawn],
         }
+
+    def _likely(self, drawn: Drawn) -> dict[str, float] | None:
+        if drawn.logprob is None:
+            return None
+        return {self._name(token): logprob for token, logprob in drawn.likely}
 
     def _entry(self, drawn: Drawn) -> dict[str, Any]:
         likely = [

@@ -16,7 +16,6 @@ MOST_STOPS = 16
 UNSUPPORTED: dict[str, Any] = {
     "n": 1,
     "best_of": 1,
-    "echo": False,
     "suffix": None,
     "presence_penalty": 0,
     "frequency_penalty": 0,
@@ -46,6 +45,7 @@ class Asked:
     prompts: tuple[tuple[int, ...], ...]
     """Token ids; chat has one."""
     max_tokens: int
+    """0 only where the prompt is echoed."""
     drawing: Drawing
     stop: tuple[str, ...]
     is_chat: bool
@@ -55,6 +55,8 @@ class Asked:
     ignores_end: bool = False
     skips_special: bool = True
     """Whether the text of special tokens is left out."""
+    echoes: bool = False
+    """Whether the answer begins with the prompt, and its logprobs with those of the prompt."""
     with_ids: bool = False
     """Whether token ids stand beside the text."""
     ids_as_text: bool = False
@@ -108,15 +110,19 @@ def read_asked(body: Mapping[str, Any], served: Served, *, is_chat: bool) -> Ask
     is_streamed = _read_flag(body, "stream")
     if is_streamed and len(prompts) > 1:
         raise BadRequest("several prompts cannot be streamed; send them one by one.")
+    echoes = _read_flag(body, "echo")
+    if echoes and (is_chat or is_streamed):
+        raise BadRequest("echo is for whole completions; leave it out of chat and of streams.")
     return Asked(
         prompts=prompts,
-        max_tokens=_read_max_tokens(body, rest, is_chat=is_chat),
+        max_tokens=_read_max_tokens(body, rest, least=0 if echoes else 1, is_chat=is_chat),
         drawing=_read_drawing(body, is_chat=is_chat),
         stop=_read_stop(body),
         is_chat=is_chat,
         is_streamed=is_streamed,
         with_usage=_read_flag(options, "include_usage"),
         ignores_end=_read_flag(body, "ignore_eos"),
+        echoes=echoes,
         skips_special=_read_flag(body, "skip_special_tokens", default=True),
         with_ids=_read_flag(body, "return_token_ids"),
         ids_as_text=_read_flag(body, "return_tokens_as_token_ids"),
@@ -197,12 +203,12 @@ def _check_ids(ids: Sequence[int], served: Served) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _read_max_tokens(body: Mapping[str, Any], rest: int, *, is_chat: bool) -> int:
+def _read_max_tokens(body: Mapping[str, Any], rest: int, *, least: int, is_chat: bool) -> int:
     names = ("max_completion_tokens", "max_tokens")
     name = next((name for name in names if body.get(name) is not None), None)
     if name is None:
         return rest if is_chat else min(COMPLETION_TOKENS, rest)
-    asked = _read_whole(body, name, 1, None)
+    asked = _read_whole(body, name, least, None)
     assert asked is not None, "the field is there"
     if asked > rest:
         raise BadRequest(f"{name} is {asked}, but after this prompt there is room for {rest}.")

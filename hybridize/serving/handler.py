@@ -16,7 +16,7 @@ from hybridize import __version__
 from hybridize.serving.answers import Part, Writer, write_error
 from hybridize.serving.asked import Asked, BadRequest, Served, read_asked, read_body
 from hybridize.serving.counters import Counters
-from hybridize.serving.jobs import Ended, Job
+from hybridize.serving.jobs import Ended, Job, Read
 from hybridize.serving.loop import Loop
 from hybridize.serving.sampling import Drawn
 from hybridize.serving.text import TextMaker
@@ -176,7 +176,13 @@ class Handler(BaseHTTPRequestHandler):
         asked = read_asked(self._read(), self.app.served, is_chat=is_chat)
         ends = frozenset[int]() if asked.ignores_end else self.app.ends
         jobs = [
-            Job(prompt=prompt, max_tokens=asked.max_tokens, drawing=asked.drawing, ends=ends)
+            Job(
+                prompt=prompt,
+                max_tokens=asked.max_tokens,
+                drawing=asked.drawing,
+                ends=ends,
+                tells_prompt=asked.echoes and asked.drawing.logprobs is not None,
+            )
             for prompt in asked.prompts
         ]
         try:
@@ -194,14 +200,23 @@ class Handler(BaseHTTPRequestHandler):
     def _send_whole(self, jobs: list[Job], writer: Writer) -> None:
         parts: list[Part] = []
         for index, job in enumerate(jobs):
+            read: list[Drawn] = []
             drawn: list[Drawn] = []
-            text, reason = "", None
+            text, reason = self._echo(job, writer.asked), None
             for piece in self._follow(job, writer.asked):
                 text += piece.text
+                read += piece.read
                 drawn += piece.drawn
                 reason = piece.finish_reason
-            parts.append(Part(index=index, text=text, drawn=drawn, finish_reason=reason))
+            parts.append(Part(index=index, text=text, read=read, drawn=drawn, finish_reason=reason))
         self._send(200, writer.write_whole(parts, sum(len(part.drawn) for part in parts)))
+
+    def _echo(self, job: Job, asked: Asked) -> str:
+        """Return the text of a prompt that is echoed, special tokens and all."""
+        tokenizer = self.app.served.tokenizer
+        if not asked.echoes or tokenizer is None:
+            return ""
+        return tokenizer.decode(job.prompt, skip_special=False)
 
     def _stream(self, job: Job, writer: Writer) -> None:
         self.close_connection = True
@@ -239,6 +254,8 @@ class Handler(BaseHTTPRequestHandler):
                 case None:
                     if self._is_gone():
                         raise ConnectionAbortedError("the reader is gone")
+                case Read():
+                    yield Part(index=0, read=event.tokens)
                 case Drawn():
                     text = "" if event.token in job.ends else maker.add(event.token)
                     if maker.is_stopped:

@@ -128,7 +128,8 @@ class Loop:
         slot = self.stepper.free_slot
         assert slot is not None, "a prompt is filled while no slot is free"
         self._filling = None
-        end = job.accept(draw(logits_V, job.drawing, job.generator))
+        end = job.finish_prompt()
+        end = end or job.accept(draw(logits_V, job.drawing, job.generator))
         if end is not None:
             self._end(job, end)
             return

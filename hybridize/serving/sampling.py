@@ -1,8 +1,9 @@
 """Drawing the next token of each request from its own logits, by its own random numbers.
 
-Legend: V vocabulary.
+Legend: T tokens, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,12 +55,24 @@ def draw(logits_V: Tensor, how: Drawing, generator: torch.Generator | None) -> D
         token = int(logits_V.argmax())
     else:
         token = _sample(logits_V / how.temperature, how, generator)
+    return tell(logits_V[None], [token], how)[0]
+
+
+def tell(logits_TV: Tensor, tokens: Sequence[int], how: Drawing) -> list[Drawn]:
+    """Report tokens with their logprobs, if asked for, each by the logits before it."""
     if how.logprobs is None:
-        return Drawn(token=token, logprob=None, likely=())
-    logprobs_V = torch.log_softmax(logits_V, dim=-1)
-    best = logprobs_V.topk(min(how.logprobs, len(logprobs_V)))
-    likely = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return Drawn(token=token, logprob=float(logprobs_V[token]), likely=likely)
+        return [Drawn(token=token, logprob=None, likely=()) for token in tokens]
+    logprobs_TV = torch.log_softmax(logits_TV.float().cpu(), dim=-1)
+    best = logprobs_TV.topk(min(how.logprobs, logprobs_TV.shape[-1]))
+    rows = zip(tokens, logprobs_TV, best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        Drawn(
+            token=token,
+            logprob=float(logprobs_V[token]),
+            likely=tuple(zip(places, values, strict=True)),
+        )
+        for token, logprobs_V, places, values in rows
+    ]
 
 
 def _sample(logits_V: Tensor, how: Drawing, generator: torch.Generator) -> int:

@@ -15,9 +15,12 @@ from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.mixers import MixerContext
 from hybridize.serving.jobs import Job
 from hybridize.serving.memory import ROWS_ATTENTION, SlotMemory, attend_rows, find_num_slots
+from hybridize.serving.sampling import Drawn, tell
 
 PROMPT_CHUNK = 512
 """Tokens of a prompt that are taken in between two steps of the others."""
+LOGITS_AT_ONCE = 64
+"""Places of a prompt whose logits are held at a time, for the sake of memory."""
 
 
 class Stepper:
@@ -62,9 +65,24 @@ class Stepper:
             torch.tensor([chunk], device=self.network.device),
             past_key_values=job.cache,
             logits_to_keep=1,
+            output_hidden_states=job.tells_prompt,
         )
+        if job.tells_prompt:
+            self._tell_prompt(job, made.hidden_states[-1][0])
         job.num_filled += len(chunk)
         return made.logits[0, -1] if job.num_filled == len(ids) else None
+
+    def _tell_prompt(self, job: Job, hidden_TD: Tensor) -> None:
+        """Note the logprobs of the tokens of the prompt that follow those of a chunk."""
+        if not job.told:
+            job.told.append(Drawn(token=job.prompt[0], logprob=None, likely=()))
+        first = len(job.told) - 1 - job.num_filled
+        last = min(len(hidden_TD), len(job.prompt) - 1 - job.num_filled)
+        for start in range(first, last, LOGITS_AT_ONCE):
+            rows_TD = hidden_TD[start : min(start + LOGITS_AT_ONCE, last)]
+            begin = job.num_filled + start + 1
+            tokens = job.prompt[begin : begin + len(rows_TD)]
+            job.told += tell(self.network.lm_head(rows_TD), tokens, job.drawing)
 
     def place(self, job: Job, slot: int) -> None:
         """Give a job that is filled a slot to be stepped in."""

@@ -105,16 +105,20 @@ class Echo:
         with torch.no_grad():
             logs = network(torch.tensor([prompt])).logits[0].log_softmax(-1)
         told = [0.0, *(logs[place, token].item() for place, token in enumerate(prompt[1:]))]
-        return SimpleNamespace(logprobs=(*told, -1.0))
+        tops = [{}, *({"likeliest": row.max().item()} for row in logs[:-1])]
+        return SimpleNamespace(logprobs=(*told, -1.0), top_logprobs=(*tops, {"likeliest": -0.5}))
 
 
 def test_a_server_that_echoes_tells_the_same_likelihood(subject, monkeypatch):
     monkeypatch.setattr("hybridize.evaluation.endpoint.Client", lambda *_, **__: Echo(subject))
     endpoint = Endpoint("http://localhost:1", subject.tokenizer, model="echo")
-    pairs = [([1, 5, 9], [20, 21]), ([1, 7], [30])]
+    with torch.no_grad():
+        best = int(subject.network(torch.tensor([[1, 5]])).logits[0, -1].argmax())
+    pairs = [([1, 5, 9], [20, 21]), ([1, 7], [30]), ([1, 5], [best])]
     there, here = score_pairs(endpoint, pairs, 2), score_pairs(subject, pairs, 2)
-    for (first, _), (second, _) in zip(there, here, strict=True):
+    for (first, likeliest), (second, expected) in zip(there, here, strict=True):
         assert first == pytest.approx(second, abs=1e-4)
+        assert likeliest == expected
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 
 from hybridize.engines import Client, Sampling
 from hybridize.engines.http import Refused
@@ -101,6 +102,38 @@ def test_chat_reports_likely_tokens(client):
     assert max(found.top_logprobs[0].values()) == pytest.approx(found.logprobs[0])
 
 
+def test_an_echo_has_the_logprobs_of_the_prompt(client, folder):
+    from hybridize.models import load_model
+
+    ids = [1, *range(10, 90)]
+    body = {"prompt": [ids, ids[:3]], "max_tokens": 2, "temperature": 0, "logprobs": 2}
+    _, plain = post(client, "/v1/completions", body | FIELDS)
+    _, echoed = post(client, "/v1/completions", body | FIELDS | {"echo": True})
+    network = load_model(folder).eval()
+    for one, other, prompt in zip(plain["choices"], echoed["choices"], body["prompt"], strict=True):
+        assert other["token_ids"] == one["token_ids"]
+        assert other["text"].endswith(one["text"]) and len(other["text"]) > len(one["text"])
+        told, tops = (other["logprobs"][key] for key in ("token_logprobs", "top_logprobs"))
+        assert told[-2:] == one["logprobs"]["token_logprobs"]
+        assert (told[0], tops[0], len(told)) == (None, None, len(prompt) + 2)
+        with torch.no_grad():
+            logs = network(torch.tensor([prompt])).logits[0].log_softmax(-1)
+        expected = [logs[place, token].item() for place, token in enumerate(prompt[1:])]
+        assert told[1:-2] == pytest.approx(expected, abs=1e-5)
+        best = [max(top.values()) for top in tops[1:-2]]
+        assert best == pytest.approx(logs[:-1].max(-1).values.tolist(), abs=1e-5)
+    assert echoed["usage"] == plain["usage"]
+
+
+def test_an_echo_may_be_all_that_is_asked(client):
+    body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1}
+    choice = post(client, "/v1/completions", body)[1]["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (PROMPT, "length")
+    assert len(choice["logprobs"]["tokens"]) == len(PROMPT.split())
+    text = post(client, "/v1/completions", body | {"logprobs": None})[1]["choices"][0]
+    assert (text["text"], text["logprobs"]) == (PROMPT, None)
+
+
 def test_seeds_repeat_draws(client):
     asked = Sampling(max_tokens=15, temperature=1.5, seed=3)
     assert client.complete(PROMPT, asked).text == client.complete(PROMPT, asked).text
@@ -132,6 +165,7 @@ REFUSED = {
     "too long": ({"prompt": [1] * 256}, 400, "the prompt has 256 tokens"),
     "no room": ({"prompt": [1] * 250, "max_tokens": 10}, 400, "room for 6"),
     "no tokens": ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens is 0"),
+    "an echo in pieces": ({"prompt": "a", "echo": True, "stream": True}, 400, "echo is for"),
     "a broken number": ({"prompt": "a", "max_tokens": 1.5}, 400, "max_tokens is 1.5"),
     "a text for a number": ({"prompt": "a", "temperature": "hot"}, 400, "temperature is 'hot'"),
     "not a number": (b'{"prompt": "a", "temperature": NaN}', 400, "temperature is nan"),

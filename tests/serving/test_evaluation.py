@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from hybridize.core.errors import MachineError, RecipeError
 from hybridize.evaluation.endpoint import Endpoint
@@ -43,12 +44,12 @@ def test_both_give_the_same_answers(endpoint, inside, tmp_path):
     for mine, theirs in zip(here, there, strict=True):
         unknown = {"log_likelihood": None}
         assert {**mine, **unknown} == {**theirs, **unknown}
+        assert mine["log_likelihood"] == pytest.approx(theirs["log_likelihood"], abs=1e-5)
     served = scores[1]
-    assert served.overall.log_likelihood is None and not served.machine["tells_log_likelihood"]
+    assert served.machine["tells_log_likelihood"]
     assert served.machine["served_model"] == "mixed"
     assert served.paired.other == "mixed" and served.paired.overall.p_value == 1
     assert served.prompts_sha256 == scores[0].prompts_sha256
-    assert "-" in str(served).splitlines()[-2]
 
 
 def endpoint_of(endpoint, name):
@@ -75,7 +76,19 @@ def test_any_text_is_continued_alike_up_to_its_stop(endpoint, inside):
         assert continue_texts(subject, [text], (stop,), how)[0].strip() == cut.strip()
 
 
-def test_a_server_that_tells_no_likelihood_says_so(endpoint):
+def test_given_text_is_as_likely_on_a_server(endpoint, inside):
+    with torch.no_grad():
+        best = int(inside.network(torch.tensor([[1, 5, 9]])).logits[0, -1].argmax())
+    pairs = [([1, 5, 9], [20, 21]), ([1, 7], [30]), ([1, 5, 9], [best])]
+    there, here = score_pairs(endpoint, pairs, 2), score_pairs(inside, pairs, 2)
+    for (first, likeliest), (second, expected) in zip(there, here, strict=True):
+        assert first == pytest.approx(second, abs=1e-5)
+        assert likeliest == expected
+    assert there[2][1]
+
+
+def test_a_server_that_tells_no_likelihood_says_so(endpoint, monkeypatch):
+    monkeypatch.setattr(endpoint, "score", lambda *_: None)
     with pytest.raises(MachineError, match="does not tell the likelihood"):
         score_pairs(endpoint, [([1, 5], [7])], 1)
 

@@ -5,7 +5,7 @@ import torch
 
 from hybridize.models import HybridForCausalLM
 from hybridize.serving.counters import Counters
-from hybridize.serving.jobs import Ended, Job
+from hybridize.serving.jobs import Ended, Job, Read
 from hybridize.serving.loop import Loop
 from hybridize.serving.memory import find_num_slots
 from hybridize.serving.sampling import Drawing, Drawn, draw
@@ -61,6 +61,31 @@ def test_an_answer_is_the_same_to_the_last_bit_whoever_else_is_answered(model):
     together = answer(model, [ask(length, seed=length) for length in LENGTHS], 4)
     alone = [answer(model, [ask(length, seed=length)], 4)[0] for length in LENGTHS]
     assert together == alone
+
+
+def test_the_prompt_is_told_to_the_last_bit_whoever_else_is_answered(model, monkeypatch):
+    monkeypatch.setattr("hybridize.serving.stepping.PROMPT_CHUNK", 16)
+    monkeypatch.setattr("hybridize.serving.stepping.LOGITS_AT_ONCE", 5)
+
+    def read(jobs: list[Job]) -> list[tuple[Drawn, ...]]:
+        loop = Loop(Stepper(model, 4), Counters(), on_failure=lambda: None)
+        loop.start()
+        assert all(map(loop.submit, jobs))
+        found = [event for job in jobs for event in job.read(30) if isinstance(event, Read)]
+        loop.stop(30)
+        return [event.tokens for event in found]
+
+    def jobs() -> list[Job]:
+        return [ask(length, seed=length, tells_prompt=True, max_tokens=3) for length in LENGTHS]
+
+    together = read(jobs())
+    assert together == [told for job in jobs() for told in read([job])]
+    for job, told in zip(jobs(), together, strict=True):
+        assert tuple(one.token for one in told) == job.prompt
+        with torch.no_grad():
+            logs_TV = model(torch.tensor([job.prompt])).logits[0].log_softmax(-1)
+        expected = [float(logs_TV[place, token]) for place, token in enumerate(job.prompt[1:])]
+        assert [one.logprob for one in told[1:]] == pytest.approx(expected, abs=2e-5)
 
 
 def test_drawn_answers_depend_on_their_seed_alone():
