@@ -43,13 +43,11 @@ class Arm:
 
 
 BASE = Arm()
-TEN = replace(BASE, stages=(10,))
 
 ARMS: dict[str, Arm] = {
     "base": BASE,
     "random_init": replace(BASE, init="random"),
-    "one_shot_10": TEN,
-    "staged_10": replace(BASE, stages=(4, 7, 10)),
+    "staged": replace(BASE, stages=(3, 5, 7)),
     "reverse_kl": replace(BASE, loss={"reverse_kl": 1.0}),
     "forward_kl": replace(BASE, loss={"forward_kl": 1.0}),
     "js": replace(BASE, loss={"js": 1.0}),
@@ -61,7 +59,9 @@ ARMS: dict[str, Arm] = {
     "replace_one_at_0": replace(BASE, place="replace_one_at_0"),
     "convert_2": replace(BASE, stages=(2,)),
     "convert_4": replace(BASE, stages=(4,)),
-    "convert_12": replace(BASE, stages=(12,)),
+    "convert_6": replace(BASE, stages=(6,)),
+    "convert_8": replace(BASE, stages=(8,)),
+    "convert_10": replace(BASE, stages=(10,)),
     "mamba2": replace(BASE, mixer="mamba2", options={}),
     "gated_delta": replace(BASE, mixer="gated_delta", options={}),
     "mixers_only": replace(BASE, train=("mixer",)),

@@ -33,9 +33,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="staged",
-        words="10 layers in three stages beat 10 at once, with the same tokens.",
-        better="staged_10",
-        worse="one_shot_10",
+        words="Three stages beat converting all at once, with the same tokens.",
+        better="staged",
+        worse="base",
     ),
     Claim(
         name="forward_kl",
@@ -142,5 +142,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
 )
 
-DECAY = {2: "convert_2", 4: "convert_4", 7: "base", 10: "one_shot_10", 12: "convert_12"}
+DECAY = {2: "convert_2", 4: "convert_4", 6: "convert_6", 7: "base", 8: "convert_8"}
 """Converted layers -> arm: the claim that quality falls in a near-straight line."""
+FARTHEST = {**DECAY, 10: "convert_10"}
+"""The same with most layers converted, for which these budgets are too short."""

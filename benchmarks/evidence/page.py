@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.evidence import figures
 from benchmarks.evidence.arms import ARMS, MERGE_WEIGHTS, PROBE_STEPS, PROBE_TOKENS, SFT_TOKENS
-from benchmarks.evidence.claims import CLAIMS, DECAY, Claim
+from benchmarks.evidence.claims import CLAIMS, DECAY, FARTHEST, Claim
 from benchmarks.evidence.verdicts import Results, fit_line, gain, interval, judge
 from benchmarks.machine import table
 from hybridize.core.artifacts import write_text
@@ -112,9 +112,8 @@ def _gain(row: Row) -> str:
 
 def decay_part(found: Results, out: Path) -> str:
     """Draw accuracy against converted layers, and say how straight the line is."""
-    runs = {count: found[arm] for count, arm in DECAY.items()}
+    runs = {count: found[arm] for count, arm in FARTHEST.items()}
     seeds = sorted(set.intersection(*(set(run) for run in runs.values())))
-    line = fit_line({s: {n: run[s]["accuracy"] for n, run in runs.items()} for s in seeds})
     rows: list[Row] = []
     for count, run in runs.items():
         for kind in ["mean", *run[seeds[0]]["kinds"]]:
@@ -129,14 +128,21 @@ def decay_part(found: Results, out: Path) -> str:
             )
     _write_csv(out / "decay.csv", rows)
     _write_figure(out / "decay.svg", scores.score_by_converted(rows, WIDTH))
-    slope, bend = line.slope, line.bend
-    return (
-        f"**{line.verdict.capitalize()}.** Accuracy changes by {slope.mean:+.3f} a layer "
-        f"({slope.low:+.3f} to {slope.high:+.3f}). The middle of a parabola lies "
-        f"{bend.mean:+.3f} ({bend.low:+.3f} to {bend.high:+.3f}) from its chord; a straight line "
-        f"tells {line.share:.0%} of the variance of the means. {len(seeds)} seeds, all layers at "
-        f"once, in leave-one-out's order, {short_count(ARMS['base'].tokens)} tokens each."
-    )
+    head = ("converted", "a layer", "middle of a parabola, off its chord", "straight", "verdict")
+    lines = []
+    for counts in (DECAY, FARTHEST):
+        line = fit_line({s: {n: runs[n][s]["accuracy"] for n in counts} for s in seeds})
+        slope, bend = line.slope, line.bend
+        lines.append(
+            (
+                f"{min(counts)} to {max(counts)}",
+                f"{slope.mean:+.3f} ({slope.low:+.3f} to {slope.high:+.3f})",
+                f"{bend.mean:+.3f} ({bend.low:+.3f} to {bend.high:+.3f})",
+                f"{line.share:.0%} of the variance of means",
+                f"**{line.verdict}**",
+            )
+        )
+    return table(head, lines)
 
 
 def ranks_part(found: Results, out: Path) -> str:
