@@ -11,7 +11,7 @@ from hybridize.core.loss_weights import LossWeight
 from hybridize.core.machine import check_machine
 from hybridize.core.sections import Evaluate, Stage, Training
 from hybridize.core.sources import Blend, Documents, Source
-from hybridize.core.suites import DIAGNOSIS, folder_name, more_suites
+from hybridize.core.suites import DIAGNOSIS, folder_name, more_suites, scoring_suite
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
@@ -310,3 +310,17 @@ def _check_merge(recipe: Recipe) -> Iterator[Problem]:
             f"merge has {len(merge.models)} models and the weights {list(weights)}. "
             "Give one weight a model, not all zero.",
         )
+    yield from _check_sweep(recipe)
+
+
+def _check_sweep(recipe: Recipe) -> Iterator[Problem]:
+    merge = recipe.merge
+    if merge is None or merge.sweep is None:
+        return
+    path = ("merge", "sweep")
+    if len(merge.models) != 2:
+        yield path, f"merge.sweep tries weights of two models, but merge has {len(merge.models)}."
+    if max(merge.sweep) > 1 or len(set(merge.sweep)) < len(merge.sweep):
+        yield path, f"merge.sweep is {list(merge.sweep)}. Give different weights from 0 to 1."
+    if recipe.evaluate is None or scoring_suite(recipe.evaluate) is None:
+        yield path, "merge.sweep needs scores. Add the section evaluate with a suite like tasks."

@@ -201,6 +201,8 @@ class Merge(Section):
     """Stages to merge, and `sft`."""
     weights: Numbers | None = None
     """One weight a model; null means all alike."""
+    sweep: Numbers | None = None
+    """Weights of the first of two models, 0 to 1, to try beside; each is scored like a model."""
 
 
 class Evaluate(Section):
