@@ -52,13 +52,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two figures side by side where there is room."""
+
+    left: Figure
+    right: Figure
+
+
+@dataclass(frozen=True)
 class Folded:
     """A long table, folded away under its title."""
 
     table: Table
 
 
-Block = Paragraph | Missing | Caution | Verbatim | Figure | Folded | Table
+Block = Paragraph | Missing | Caution | Verbatim | Figure | Pair | Folded | Table
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,11 @@ class Report:
     """Tables written as CSV only."""
 
     def blocks(self) -> tuple[Block, ...]:
-        """List all blocks in reading order."""
-        return self.first + tuple(block for section in self.sections for block in section.blocks)
+        """List all blocks in reading order, the two of a pair one by one."""
+        found: list[Block] = []
+        for block in self.first + tuple(b for section in self.sections for b in section.blocks):
+            found += [block.left, block.right] if isinstance(block, Pair) else [block]
+        return tuple(found)
 
     def tables(self) -> tuple[Table, ...]:
         """List each table once, those of figures included, in reading order."""

@@ -6,6 +6,7 @@ from hybridize.report.blocks import (
     Figure,
     Folded,
     Missing,
+    Pair,
     Paragraph,
     Report,
     Verbatim,
@@ -40,6 +41,8 @@ def _block(block: Block) -> str:
             return f"**{block.title}**\n\n{_table(block)}"
         case Folded(table):
             return f"<details><summary>{table.title}</summary>\n\n{_table(table)}\n\n</details>"
+        case Pair(left, right):
+            return f"{_block(left)}\n\n{_block(right)}"
         case Figure():
             image = f"![{block.table.title}](figures/{block.name}.svg)"
             return f"{image}\n\n{block.caption}\n\n{_table(block.table)}"

@@ -202,6 +202,21 @@ def importance_table(run: RunData, name: str) -> Table:
     return Table(f"importance-{name}", importance_title(measured, name), tuple(columns), rows)
 
 
+def replacements_table(run: RunData) -> Table | None:
+    """List the scores of all measurements by replacement under each other; None without one."""
+    names = [name for name, found in run.importance.items() if found.method == "replace_one"]
+    tables = [importance_table(run, name) for name in names]
+    if not tables:
+        return None
+    rows = tuple(
+        {"stage": name.partition("-")[2] or "all stages", **row}
+        for name, table in zip(names, tables, strict=True)
+        for row in table.rows
+    )
+    columns = (Column("stage", "before stage"), *tables[0].columns)
+    return Table("importance-replace_one", "Replace one layer", columns, rows)
+
+
 def importance_title(measured: Importance, name: str) -> str:
     """Say in words what was measured."""
     if measured.method == "replace_one":

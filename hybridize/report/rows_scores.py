@@ -47,9 +47,13 @@ def score_matrix_table(run: RunData) -> Table:
     return Table("accuracy", "Accuracy of all models", tuple(columns), tuple(rows.values()))
 
 
-def score_bars_table(run: RunData) -> Table | None:
-    """Compare teacher and headline student by kind, the largest loss first; None if one lacks."""
-    teacher, student = list_models(run)[0], headline(run)
+def score_bars_table(run: RunData, model: ModelFacts | None = None) -> Table | None:
+    """Compare teacher and a student by kind, the largest loss first; None if one lacks.
+
+    Args:
+        model: the student; None is the one the verdict speaks of.
+    """
+    teacher, student = list_models(run)[0], model or headline(run)
     if student is None or student.evaluation is None or teacher.evaluation is None:
         return None
     rows: list[dict[str, Cell]] = []
@@ -182,6 +186,37 @@ def merge_table(run: RunData) -> Table | None:
         *(Column(kind, kind, "number", error=f"{kind}_standard_error") for kind in kinds),
     )
     return Table("merge", "The merge and its members", columns, tuple(rows))
+
+
+def sweep_table(run: RunData) -> Table | None:
+    """List scores over the weight of the first of two merged models; None where none were tried."""
+    if run.sweep is None:
+        return None
+    chosen = dict(
+        zip((run.merge or {}).get("models", ()), (run.merge or {}).get("weights", ()), strict=True)
+    )
+    total = sum(chosen.values()) or 1.0
+    merged = chosen.get(run.sweep["models"][0], math.nan) / total
+    rows: tuple[Row, ...] = tuple(
+        {
+            "weight": tried["weight"],
+            "kind": kind,
+            "accuracy": found["accuracy"],
+            "standard_error": found["standard_error"],
+            "num_problems": found["num_problems"],
+            "is_merge": math.isclose(tried["weight"], merged),
+        }
+        for tried in run.sweep["tried"]
+        for kind, found in {**tried["kinds"], "mean": tried["overall"]}.items()
+    )
+    columns = (
+        Column("weight", f"weight of {run.sweep['models'][0]}", "number"),
+        Column("kind", "kind"),
+        Column("accuracy", "accuracy", "number", error="standard_error"),
+        Column("num_problems", "problems", "count"),
+        Column("is_merge", "weight of the merge"),
+    )
+    return Table("merge-sweep", "Score over the weight of the merge", columns, rows)
 
 
 def _evaluated(run: RunData) -> list[ModelFacts]:

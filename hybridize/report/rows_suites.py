@@ -15,18 +15,27 @@ PAIRED_WORDS = (
     "equally often."
 )
 RECALL_WORDS = (
-    "A cell per length of the prompt and depth of the facts in it, darker where more are found; "
+    "A cell per length of the prompt and depth of the facts in it, stronger where more are found; "
     "a depth of 100 % is the end of the prompt. What a state has forgotten shows at the top right."
 )
 ERROR_WORDS = (
-    "A cell per layer and position, darker where the residual stream after the layer is farther "
-    "from the teacher's. It grows down the layers; a layer where it jumps has a mixer that lags, "
-    "and a row that darkens to the right one that forgets."
+    "A cell per layer (down) and position, stronger where the residual stream after the layer is "
+    "farther from the teacher's, as a share of its size. It grows down the layers; a layer where "
+    "it jumps has a mixer that lags, and a row that grows stronger to the right one that forgets."
 )
 AGREEMENT_WORDS = (
-    "Left: how far the next token's distribution is from the teacher's, by position in a held-out "
-    "document. Right: how often both find the same token most likely. A line that worsens to the "
-    "right is a memory that does not last."
+    "KL: how far the next token's distribution is from the teacher's, by position in a held-out "
+    "document (completions alone); lower is closer. Same top token: how often both find the same "
+    "one most likely. A line that worsens to the right is a memory that does not last."
+)
+ENTROPY_WORDS = (
+    "The same by how sure the teacher is of its next token: left are places where it has no "
+    "doubt, right where several tokens would do. A student that differs on the left has lost "
+    "something; on the right it may only choose another good token."
+)
+DIAGNOSIS_WORDS = (
+    "Each converted layer: what its mixer adds, what the loss gains without it, how many tokens "
+    "it remembers, how full its state is, how far it is from the attention it replaced."
 )
 
 
@@ -94,20 +103,6 @@ def recall_table(run: RunData) -> Table | None:
     return Table("recall", "Facts found by length and depth", columns, rows) if rows else None
 
 
-def by_model(table: Table) -> list[Table]:
-    """Cut a table into one a model, named after it."""
-    models = dict.fromkeys(str(row["model"]) for row in table.rows)
-    return [
-        Table(
-            f"{table.name}-{model}",
-            f"{table.title}: {model}",
-            table.columns,
-            tuple(row for row in table.rows if row["model"] == model),
-        )
-        for model in models
-    ]
-
-
 def findings(run: RunData) -> list[str]:
     """List what the diagnoses name."""
     return [
@@ -140,6 +135,59 @@ def agreement_table(run: RunData) -> Table | None:
     )
     title = "Agreement with the teacher by position"
     return Table("agreement", title, columns, rows) if rows else None
+
+
+def entropy_table(run: RunData) -> Table | None:
+    """List agreement by the teacher's entropy; None where the suite was not run."""
+    rows: list[Row] = []
+    for name, found in run.suites.get("agreement", {}).items():
+        own = [row for row in found["rows"] if row["by"] == "entropy"]
+        bounds = [row["value"] for row in own]
+        for group, row in enumerate(own):
+            last = f"≥ {bounds[group - 1]:g}" if group else "all"
+            label = last if row["value"] is None else f"< {row['value']:g}"
+            values = _without(row, ("by", "value"))
+            rows.append({"model": name, "group": group, "group_label": label, **values})
+    columns = (
+        Column("model", "model"),
+        Column("group_label", "entropy of the teacher", unit="nats"),
+        Column("forward_kl", "KL(teacher || student)", "number", error="forward_kl_error"),
+        Column("reverse_kl", "KL(student || teacher)", "number", error="reverse_kl_error"),
+        Column("top1", "same top token", "number", error="top1_error"),
+        Column("tokens", "tokens", "count"),
+    )
+    title = "Agreement with the teacher by its entropy"
+    return Table("agreement-entropy", title, columns, tuple(rows)) if rows else None
+
+
+def suite_tables(run: RunData) -> list[Table]:
+    """List the scores of every other suite, kinds or tasks down and models across."""
+    tables = []
+    for suite, found in run.suites.items():
+        columns, rows = [Column("kind", "kind")], dict[str, dict[str, Cell]]()
+        for model, result in found.items():
+            values = _scores_of(result)
+            if not values:
+                continue
+            columns.append(Column(model, model, "number", error=f"{model}_standard_error"))
+            for kind, (value, error) in values.items():
+                row = rows.setdefault(kind, {"kind": kind})
+                row |= {model: value, f"{model}_standard_error": error}
+        if rows and suite != "recall":
+            title = f"Suite {suite}"
+            tables.append(Table(f"suite-{suite}", title, tuple(columns), tuple(rows.values())))
+    return tables
+
+
+def _scores_of(result: Json) -> dict[str, tuple[Cell, Cell]]:
+    """Return kind or task -> score and standard error, of a suite that scores."""
+    if "kinds" in result:
+        kinds = {**result["kinds"], "mean": result["overall"]}
+        return {kind: (one["accuracy"], one["standard_error"]) for kind, one in kinds.items()}
+    return {
+        f"{one['task']} ({one['metric']})": (one["value"], one["standard_error"])
+        for one in result.get("scores", ())
+    }
 
 
 def errors_table(run: RunData) -> Table | None:

@@ -1,12 +1,13 @@
-"""The tables of training, speed and cost."""
+"""The tables of training and speed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridize.report.models import headline, list_models, relative_speed
+from hybridize.report.models import ModelFacts, headline, list_models, relative_speed
 from hybridize.report.rows import fact_columns
 from hybridize.report.run_data import Json, RunData, StageData
 from hybridize.report.tables import Cell, Column, Row, Table
+from hybridize.report.theory import Theory
 
 MAX_POINTS = 120
 """Training points drawn per stage; longer series are averaged in equal parts."""
@@ -152,9 +153,12 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[int, float]]:
 def speed_table(run: RunData) -> Table:
     """List prefill speed, decode speed and cache bytes by model and context length."""
     models, chosen = list_models(run), headline(run)
+    theory = Theory(run, models[0])
+    shown = _shown_for(models, None if chosen is None else chosen.name)
     rows: tuple[Row, ...] = tuple(
         {
             "model": model.name,
+            "shown_as": shown[model.name],
             "is_teacher": model is models[0],
             "is_headline": chosen is not None and model.name == chosen.name,
             "context_tokens": context,
@@ -162,6 +166,7 @@ def speed_table(run: RunData) -> Table:
             "decode_tokens_per_second": row.get("decode_tokens_per_second"),
             "relative_decode_speed": relative_speed(model, models[0], context),
             "cache_bytes": row.get("cache_bytes"),
+            **theory.predict(model, context),
         }
         for model in models
         for context, row in sorted(model.speed.items())
@@ -173,8 +178,28 @@ def speed_table(run: RunData) -> Table:
         Column("decode_tokens_per_second", "decode", "number", unit="tokens/s"),
         Column("relative_decode_speed", "decode, teacher = 1", "ratio"),
         Column("cache_bytes", "cache and state", "bytes"),
+        *(
+            Column(key, key.replace("_", " "), "number", is_shown=False)
+            for key in (
+                "prefill_tokens_per_second_by_flops",
+                "decode_tokens_per_second_by_flops",
+                "cache_bytes_by_formula",
+            )
+        ),
     )
     return Table("speed", "Speed and memory", columns, rows)
+
+
+def _shown_for(models: Sequence[ModelFacts], chosen: str | None) -> dict[str, str]:
+    """Map each model to the one that stands for all of its layout in figures of speed.
+
+    That is the teacher, the model of the verdict, or the first that was made.
+    """
+    first: dict[str, str] = {}
+    for model in sorted(models, key=lambda one: (one.name != chosen, models.index(one))):
+        first.setdefault(str(model.layout), model.name)
+    first[str(models[0].layout)] = models[0].name
+    return {model.name: first[str(model.layout)] for model in models}
 
 
 def load_table(run: RunData) -> Table:
@@ -197,45 +222,3 @@ def align_table(run: RunData) -> Table:
         for entry in (run.align or {}).get("errors", [])
     )
     return Table("aligned-mixers", "Mixers aligned to the attention of their layer", columns, rows)
-
-
-def nodes_table(run: RunData) -> Table:
-    """List what each node of the run took."""
-    rows: tuple[Row, ...] = tuple(
-        {key: node.get(key) for key in ("node", "state", "seconds")}
-        for node in (run.status or {}).get("nodes", [])
-    )
-    columns = (
-        Column("node", "node"),
-        Column("state", "state"),
-        Column("seconds", "time", "seconds"),
-    )
-    return Table("nodes", "Time by node", columns, rows)
-
-
-def cost_table(run: RunData) -> Table:
-    """Sum up seconds and tokens, and state machine, versions and seed."""
-    nodes = (run.status or {}).get("nodes", [])
-    stages = [stage.values for stage in (*run.stages, run.sft) if stage and stage.values]
-    environment = run.environment or {}
-    facts: list[tuple[str, Cell]] = []
-    if nodes:
-        facts.append(("seconds in all", sum(node.get("seconds") or 0 for node in nodes)))
-    if stages:
-        facts.append(("tokens trained on", sum(values.get("tokens") or 0 for values in stages)))
-        facts.append(("seconds of training", sum(v.get("seconds") or 0 for v in stages)))
-    if run.align:
-        facts.append(("tokens aligned on", run.align.get("tokens")))
-        facts.append(("seconds of aligning", run.align.get("seconds")))
-    if run.importance:
-        entries = [entry for found in run.importance.values() for entry in found.scores]
-        facts.append(("tokens of importance", sum(entry.tokens for entry in entries)))
-    for key in ("device", "threads", "seed", "command"):
-        if environment.get(key) is not None:
-            facts.append((key, str(environment[key])))
-    for package, version in sorted((environment.get("versions") or {}).items()):
-        facts.append((f"version of {package}", str(version)))
-    for key in ("name", "family", "parameters", "fingerprint"):
-        if run.teacher and run.teacher.get(key) is not None:
-            facts.append((f"teacher {key}", run.teacher[key]))
-    return Table("cost", "Cost and reproduction", *fact_columns(facts))

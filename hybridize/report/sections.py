@@ -1,21 +1,31 @@
 """The report of one run: which tables and figures stand where, and the words between them."""
 
 from hybridize.core.importance import Importance
-from hybridize.report import rows, rows_scores, rows_suites, rows_training, units
+from hybridize.report import (
+    answers,
+    rows,
+    rows_cost,
+    rows_scores,
+    rows_suites,
+    rows_training,
+    units,
+)
 from hybridize.report.blocks import (
     Block,
     Caution,
     Figure,
     Folded,
     Missing,
+    Pair,
     Paragraph,
     Report,
     Section,
     Verbatim,
 )
-from hybridize.report.figures import curves, heat, layers, scores
+from hybridize.report.figures import bars, curves, layers, merge, scores
 from hybridize.report.models import list_models, stated_context, verdict_of
 from hybridize.report.run_data import RunData
+from hybridize.report.sections_suites import beside_the_teacher, long_context
 from hybridize.report.tables import Table
 
 
@@ -24,18 +34,40 @@ def run_report(run: RunData) -> Report:
     return Report(
         name=run.name,
         verdict=verdict_of(run),
-        first=(*_strips(run), rows.models_table(run), *_pareto(run)),
+        first=(*_damaged(run), *_in_short(run), *_pictures(run), rows.models_table(run)),
         sections=(
             Section("importance", "Importance of the layers", _importance(run)),
             Section("stages", "Stages and distillation", _distillation(run)),
             Section("scores", "Scores", _scores(run)),
+            Section("context", "Long context", long_context(run)),
+            Section("teacher", "Beside the teacher", beside_the_teacher(run)),
             Section("likelihood", "Likelihood beside generated answers", _likelihood(run)),
             Section("speed", "Speed and memory", _speed(run)),
             Section("merge", "Merge", _merge(run)),
+            Section("exports", "Exports", _exports(run)),
             Section("cost", "Cost and reproduction", _cost(run)),
         ),
         extra_tables=(rows.verdict_table(run), rows_training.load_table(run)),
     )
+
+
+def _damaged(run: RunData) -> list[Block]:
+    return [Caution(text) for text in run.damaged]
+
+
+def _in_short(run: RunData) -> list[Block]:
+    """Answer what a reader has a minute for."""
+    words, table = answers.pick_words(run), answers.answers_table(run)
+    return [*([Paragraph(words)] if words else []), *([table] if table else [])]
+
+
+def _pictures(run: RunData) -> tuple[Block, ...]:
+    """Show layouts and score against speed, side by side where both are there."""
+    blocks = (*_strips(run), *_pareto(run))
+    match blocks:
+        case (Figure() as left, Figure() as right):
+            return (Pair(left, right),)
+    return blocks
 
 
 def _strips(run: RunData) -> tuple[Block, ...]:
@@ -87,15 +119,26 @@ def _importance(run: RunData) -> tuple[Block, ...]:
         return (Missing("No importance has been measured yet (importance/*.json)."),)
     blocks: list[Block] = []
     for name, measured in run.importance.items():
+        if measured.method == "replace_one":
+            continue
         table = rows.importance_table(run, name)
         what = rows.importance_title(measured, name)
-        after = name.partition("-")[2] or "the last stage"
         caption = (
             f"{what}. A bar per layer, taller = the model needs it more; rose bars are converted "
-            f"by {after}, blue ones stay attention; the three most important are numbered. "
-            f"{_measured_words(measured)}"
+            "in the end, blue ones stay attention; the three most important are numbered, and one "
+            f"far above the others is cut at the line. {_measured_words(measured)}"
         )
-        blocks.append(Figure(table.name, caption, table, layers.importance_bars))
+        blocks.append(Figure(table.name, caption, table, bars.importance_bars))
+    replaced = rows.replacements_table(run)
+    if replaced is not None:
+        found = [one for one in run.importance.values() if one.method == "replace_one"]
+        caption = (
+            "Replace one layer by a fresh mixer and train shortly, before each stage. Taller = "
+            "less of it could be learned back; rose bars are converted in that stage, blue ones "
+            "stay attention. One scale for all panels; a bar far above the others is cut. "
+            f"{_measured_words(found[0], 'the student so far')}"
+        )
+        blocks.append(Figure(replaced.name, caption, replaced, bars.replacement_bars))
     ranks = rows.ranks_table(run)
     if ranks.rows:
         caption = (
@@ -108,12 +151,12 @@ def _importance(run: RunData) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _measured_words(measured: Importance) -> str:
+def _measured_words(measured: Importance, model: str | None = None) -> str:
     tokens = max((entry.tokens for entry in measured.scores), default=0)
     words = f"Measured on {units.tokens_text(tokens)} tokens a layer" if tokens else "Measured"
     if measured.method == "replace_one":
         words += f" after {units.count_text(measured.steps)} steps of training each"
-    return f"{words}, on {measured.model}."
+    return f"{words}, on {model or measured.model}."
 
 
 def _distillation(run: RunData) -> tuple[Block, ...]:
@@ -138,7 +181,8 @@ def _distillation(run: RunData) -> tuple[Block, ...]:
         caption = (
             "Reverse KL of the student from the teacher over all tokens trained on since the "
             "teacher, on a log axis: lower is closer. The line is training, rings are held-out "
-            "text; a dashed rule is the start of a stage, where its layers are converted."
+            "text; a dashed rule is the start of a stage, where its layers are converted: the "
+            "number under its name is the spike, the value right after the conversion."
         )
         blocks.append(Figure("distillation", caption, curve, curves.distillation_curves))
     sft = rows_training.sft_table(run)
@@ -175,34 +219,13 @@ def _scores(run: RunData) -> tuple[Block, ...]:
         )
         figure = Figure("score-by-converted", caption, by_converted, scores.score_by_converted)
         blocks.append(figure)
-    blocks += _suites(run)
-    folded = [Folded(groups)] if (groups := rows_suites.groups_table(run)) else []
-    return (*blocks, rows_scores.score_matrix_table(run), Folded(table), *folded)
-
-
-def _suites(run: RunData) -> list[Block]:
-    """Show what the other suites found, each where it was run."""
-    blocks: list[Block] = []
+    blocks.append(rows_scores.score_matrix_table(run))
     paired = rows_suites.paired_table(run)
     if paired is not None:
         blocks += [paired, Paragraph(rows_suites.PAIRED_WORDS)]
-    recall = rows_suites.recall_table(run)
-    if recall is not None:
-        for table in rows_suites.by_model(recall):
-            blocks.append(Figure(table.name, rows_suites.RECALL_WORDS, table, heat.heat_map))
-    agreement = rows_suites.agreement_table(run)
-    if agreement is not None:
-        words = rows_suites.AGREEMENT_WORDS
-        blocks.append(Figure("agreement", words, agreement, heat.agreement_curves))
-    diagnosis = rows_suites.diagnosis_table(run)
-    errors = rows_suites.errors_table(run)
-    if errors is not None:
-        for table in rows_suites.by_model(errors):
-            blocks.append(Figure(table.name, rows_suites.ERROR_WORDS, table, heat.error_map))
-    if diagnosis is not None:
-        blocks.append(diagnosis)
-        blocks += [Caution(text) for text in rows_suites.findings(run)]
-    return blocks
+    blocks += [*rows_suites.suite_tables(run), Folded(table)]
+    folded = [Folded(groups)] if (groups := rows_suites.groups_table(run)) else []
+    return (*blocks, *folded)
 
 
 def _likelihood(run: RunData) -> tuple[Block, ...]:
@@ -246,10 +269,27 @@ def _speed(run: RunData) -> tuple[Block, ...]:
     caption = (
         "Both axes are logarithmic. Prefill reads the prompt, decode writes one token at a time; "
         "cache and state is what the whole batch keeps in memory. Blue is the teacher, rose the "
-        f"model of the verdict, grey the others. {_load_words(run, None)}"
+        f"model of the verdict, grey the others{_twins(table)}. {_predicted(table)}"
+        f"{_load_words(run, None)}"
     )
     figure = Figure("speed", caption, table, curves.speed_and_memory)
     return (figure,)
+
+
+def _twins(table: Table) -> str:
+    """Name the models that are not drawn because another one has their layout."""
+    shown = {str(row["model"]): str(row["shown_as"]) for row in table.rows}
+    hidden = [f"{model} is as {other}" for model, other in shown.items() if model != other]
+    return f"; {', '.join(hidden)}" if hidden else ""
+
+
+def _predicted(table: Table) -> str:
+    if not any(row.get("decode_tokens_per_second_by_flops") for row in table.rows):
+        return ""
+    return (
+        "Dashed: what counting alone predicts, bytes exactly, and speed in proportion to the "
+        "FLOPs of a token, starting at the teacher's shortest context. "
+    )
 
 
 def _merge(run: RunData) -> tuple[Block, ...]:
@@ -266,14 +306,38 @@ def _merge(run: RunData) -> tuple[Block, ...]:
         if best["score"] == merged["score"]
         else f"{best['model']} alone scores higher than the merge."
     )
+    return (Paragraph(words), table, *_sweep(run))
+
+
+def _sweep(run: RunData) -> tuple[Block, ...]:
+    table = rows_scores.sweep_table(run)
+    if table is None:
+        return (Missing("Other weights have not been tried (merge.sweep: [0, 0.25, ...])."),)
+    first, second = (run.sweep or {})["models"]
+    caption = (
+        f"Mean score over the weight of {first}; the rest of the weight is {second}'s, so that "
+        f"the left end is {second} alone and the right end {first} alone. Bars are one standard "
+        "error; the rose point is the weight of the merge, where it was tried. Grey lines are "
+        "kinds of problem."
+    )
+    return (Figure("merge-sweep", caption, table, merge.merge_sweep),)
+
+
+def _exports(run: RunData) -> tuple[Block, ...]:
+    table = rows_cost.exports_table(run)
+    if table is None:
+        return (Missing("Nothing has been exported (export/*/verification.json)."),)
+    words = (
+        "The difference is the largest of any logit (transformers) or log-probability (engines) "
+        "on the prompts of the verification; same answers are greedy continuations that agree "
+        "token for token."
+    )
     return (Paragraph(words), table)
 
 
 def _cost(run: RunData) -> tuple[Block, ...]:
     tables: list[Table] = [
-        table
-        for table in (rows_training.cost_table(run), rows_training.nodes_table(run))
-        if table.rows
+        table for table in (rows_cost.cost_table(run), rows_cost.nodes_table(run)) if table.rows
     ]
     blocks: list[Block] = [*tables]
     if not tables:

@@ -38,6 +38,8 @@ class Column:
     """Key of the standard error, printed as `value ± error`."""
     unit: str = ""
     """Unit printed in the heading."""
+    is_shown: bool = True
+    """Whether the page has it too, not the CSV alone."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def shown(self) -> tuple[Column, ...]:
+        """The columns of the page."""
+        return tuple(column for column in self.columns if column.is_shown)
 
     def csv_keys(self) -> tuple[str, ...]:
         """List the columns of the CSV: each value, then its standard error."""
@@ -89,17 +96,21 @@ def to_csv(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """Write a title and a table element with column scopes and row headings."""
+    """Write a table element with a caption, column scopes and row headings, in a box that scrolls.
+
+    The box takes the focus, so that it can be scrolled by keyboard.
+    """
     head = "".join(
         f'<th scope="col"{_align(column)}>{html.escape(_heading(column))}</th>'
-        for column in table.columns
+        for column in table.shown
     )
-    body = "".join(f"<tr>{_html_cells(table.columns, row)}</tr>" for row in table.rows)
-    dense = ' class="dense"' if len(table.columns) > DENSE_COLUMNS else ""
+    body = "".join(f"<tr>{_html_cells(table.shown, row)}</tr>" for row in table.rows)
+    dense = ' class="dense"' if len(table.shown) > DENSE_COLUMNS else ""
     title = html.escape(table.title)
     return (
-        f'<p class="title" id="table-{table.name}">{title}</p><div class="scroll" tabindex="0">'
-        f'<table{dense} aria-labelledby="table-{table.name}"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{title}">'
+        f'<table{dense} id="table-{table.name}">'
+        f"<caption><span>{title}</span></caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -107,11 +118,11 @@ def to_html(table: Table) -> str:
 def to_markdown(table: Table) -> str:
     """Write a pipe table."""
     lines = [
-        "| " + " | ".join(_heading(column) for column in table.columns) + " |",
-        "|" + "|".join("---:" if _is_number(column) else "---" for column in table.columns) + "|",
+        "| " + " | ".join(_heading(column) for column in table.shown) + " |",
+        "|" + "|".join("---:" if _is_number(column) else "---" for column in table.shown) + "|",
     ]
     for row in table.rows:
-        cells = (_markdown_cell(row, column) for column in table.columns)
+        cells = (_markdown_cell(row, column) for column in table.shown)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from hybridize.report.figures import svg
 
 WIDE = 840
-NARROW = 440
+NARROW = 380
 
 
 @dataclass(frozen=True)
@@ -137,5 +137,6 @@ def x_axis(
         if x - half >= free_from:
             parts.append(svg.text(x, plot.bottom + 17, label, "tick", "middle"))
             free_from = x + half + 4
-    parts.append(svg.text(plot.right, plot.bottom + 34, name, "name", "end"))
+    if name:
+        parts.append(svg.text(plot.right, plot.bottom + 34, name, "name", "end"))
     return parts

@@ -30,29 +30,31 @@ def _loss_curve(rows: Sequence[Row], width: int, *, name: str, quantity: str) ->
     first = min(_number(row, "stage_start") for row in rows)
     last = max(_number(row, "cumulative_tokens") for row in rows)
     plot = chart.Plot(
-        58, 56, width - 72, 270,
+        58, 72, width - 72, 270,
         chart.Scale(first, last + (last - first or 1.0) * 0.01), chart.around(shown, "log"),
     )  # fmt: skip
-    parts = chart.y_axis(plot, quantity, units.tick_text, name_above=40)
+    parts = chart.y_axis(plot, quantity, units.tick_text, name_above=56)
     parts += chart.x_axis(plot, "tokens since the teacher", units.tokens_text)
     stages = list(dict.fromkeys(str(row["stage"]) for row in rows))
-    starts = []
+    starts, spikes = [], []
     for stage in stages:
         part = [row for row in rows if row["stage"] == stage]
         starts.append(plot.px(_number(part[0], "stage_start")))
         train = [row for row in part if _positive(row, "train")]
         points = [plot.point(_number(r, "cumulative_tokens"), _number(r, "train")) for r in train]
-        parts.append(svg.path(points, "mamba-line"))
+        parts.append(svg.path(points, "mamba-line thin"))
+        spikes.append(_spike(part))
         held = [row for row in part if _positive(row, "heldout")]
         for row in held:
             x, y = plot.point(_number(row, "cumulative_tokens"), _number(row, "heldout"))
             parts.append(svg.circle(x, y, 4, "ring"))
-    gap = 8 + max(svg.text_width(stage) for stage in stages)
+    gap = 8 + max(svg.text_width(text) for text in (*stages, *spikes))
     spread = labels.spread(starts, low=plot.left, high=plot.right - gap + 8, gap=gap)
-    for stage, x, label_x in zip(stages, starts, spread, strict=True):
+    for stage, spike, x, label_x in zip(stages, spikes, starts, spread, strict=True):
         parts.append(svg.line((x, plot.top - 2), (x, plot.bottom), "rule"))
         parts.append(svg.line((x, plot.top - 2), (label_x, plot.top - 14), "leader"))
-        parts.append(svg.text(label_x, plot.top - 18, stage, "strong"))
+        parts.append(svg.text(label_x, plot.top - 32, stage, "strong"))
+        parts.append(svg.text(label_x, plot.top - 18, spike, "tick"))
     return svg.document(
         name=f"{name}-{width}",
         title=f"{quantity} over training",
@@ -60,6 +62,16 @@ def _loss_curve(rows: Sequence[Row], width: int, *, name: str, quantity: str) ->
         extent=(width, plot.bottom + 44),
         parts=parts,
     )
+
+
+def _spike(rows: Sequence[Row]) -> str:
+    """Write the value a stage begins with: held out if that was measured, or else of training."""
+    start = [row for row in rows if row["cumulative_tokens"] == row["stage_start"]]
+    held = [row for row in start if _positive(row, "heldout")]
+    train = [row for row in rows if _positive(row, "train")]
+    if held:
+        return units.three_digits(_number(held[0], "heldout"))
+    return units.three_digits(_number(train[0], "train")) if train else ""
 
 
 def _curve_words(stage: str, rows: Sequence[Row]) -> str:
@@ -70,12 +82,23 @@ def _curve_words(stage: str, rows: Sequence[Row]) -> str:
     return f"{stage}: from {first} to {last} nats per token"
 
 
+_THEORY = {
+    "prefill_tokens_per_second": "prefill_tokens_per_second_by_flops",
+    "decode_tokens_per_second": "decode_tokens_per_second_by_flops",
+    "cache_bytes": "cache_bytes_by_formula",
+}
+"""What is measured -> key of what is predicted."""
+
+
 def speed_and_memory(rows: Sequence[Row], width: int) -> str:
     """Draw prefill speed, decode speed and cache bytes against context length, all log-log.
 
-    Rows: model, is_teacher, is_headline, context_tokens, prefill_tokens_per_second,
-    decode_tokens_per_second, cache_bytes.
+    Points are measured; dashed lines are what counting FLOPs and bytes predicts for the teacher
+    and the model of the verdict. Of models of one layout, the one it is `shown_as` is drawn.
+    Rows: model, shown_as, is_teacher, is_headline, context_tokens, prefill_tokens_per_second,
+    decode_tokens_per_second, cache_bytes, and the predictions of `hybridize.report.theory`.
     """
+    rows = [row for row in rows if row.get("shown_as", row["model"]) == row["model"]]
     panels: list[tuple[str, str, Callable[[float], str]]] = [
         ("prefill_tokens_per_second", "prefill (tokens per second)", units.tokens_text),
         ("decode_tokens_per_second", "decode (tokens per second)", units.tokens_text),
@@ -118,11 +141,16 @@ def _speed_panel(
 ) -> tuple[list[str], float]:
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
     contexts = sorted({_number(row, "context_tokens") for row in rows})
+    predicted = [row for row in rows if _positive(row, _THEORY[key]) and _is_coloured(row)]
     gutter = 14 + max(svg.text_width(model) for model in models)
     plot = chart.Plot(
         corner[0] + 62, corner[1], width - 62 - gutter, 190,
         chart.around(contexts, "log", pad=0.02),
-        chart.around([_number(row, key) for row in rows], "log"),
+        chart.around(
+            [_number(row, key) for row in rows]
+            + [_number(row, _THEORY[key]) for row in predicted],
+            "log",
+        ),
     )  # fmt: skip
     ticks = chart.binary_ticks(plot.y) if form is units.bytes_text else plot.y.ticks(4)
     parts = chart.y_axis(plot, name, form, ticks)
@@ -135,6 +163,12 @@ def _speed_panel(
         parts.append(svg.path(points, _line_css(part[0])))
         dot = _line_css(part[0]).removesuffix("-line")
         parts += [svg.circle(x, y, 3, dot) for x, y in points]
+        expected = [
+            plot.point(_number(row, "context_tokens"), _number(row, _THEORY[key]))
+            for row in part
+            if row in predicted
+        ]
+        parts.append(svg.path(expected, "theory"))
         ends.append(points[-1][1])
     places = labels.spread(ends, low=plot.top, high=plot.bottom, gap=14)
     for model, y in zip(models, places, strict=True):
@@ -142,6 +176,10 @@ def _speed_panel(
         css = {"attention-line": "attention-text strong", "mamba-line": "mamba-text strong"}
         parts.append(svg.text(plot.right + 9, y + 4, model, css.get(_line_css(row), "tick")))
     return parts, plot.bottom
+
+
+def _is_coloured(row: Row) -> bool:
+    return bool(row["is_teacher"] or row["is_headline"])
 
 
 def _line_css(row: Row) -> str:

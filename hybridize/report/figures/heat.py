@@ -1,18 +1,22 @@
-"""Figures of the suites: maps of recall and of errors, curves of agreement with the teacher."""
+"""Figures of the suites that are maps: facts found, and distance to the teacher."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybridize.report import units
-from hybridize.report.figures import chart, svg
+from hybridize.report.figures import svg
+from hybridize.report.figures.agreement import agreement_curves
 from hybridize.report.tables import Row
+
+__all__ = ["agreement_curves", "error_map", "heat_map"]
 
 CELL_HEIGHT, LOW_CELL_HEIGHT = 34.0, 20.0
 FEW_LINES = 8
 """With more lines than this, cells are low."""
-BRIGHT = 0.55
-"""A cell darker than this share has its number in the colour of the paper."""
+SWITCH = 0.7525
+"""Share of the colour of heat over the paper at which black and white are equally readable on it,
+on light paper and on dark."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,12 @@ class _Grid:
     x_name: str
     y_name: str
     y_form: Callable[[float], str]
+    x_said: str
+    y_said: str
 
 
 def heat_map(rows: Sequence[Row], width: int) -> str:
-    """Draw a cell per length and depth, darker where more answers are right, the share in it.
+    """Draw a cell per length and depth, stronger where more answers are right, the share in it.
 
     Rows: model, prompt_length (tokens), depth (0..1), accuracy, num_problems.
     """
@@ -37,15 +43,17 @@ def heat_map(rows: Sequence[Row], width: int) -> str:
         y="depth",
         value="accuracy",
         x_name="prompt (tokens)",
-        y_name="depth of the facts in the prompt, from its beginning",
+        y_name="share of facts found, by depth in the prompt from its beginning",
         y_form=lambda depth: f"{100 * depth:.0f} %",
+        x_said="length",
+        y_said="depth",
     )
-    title = f"Facts found by {rows[0]['model']} by length and depth"
+    title = "Facts found by length and depth"
     return _draw(rows, width, grid, "recall", title, highest=1.0)
 
 
 def error_map(rows: Sequence[Row], width: int) -> str:
-    """Draw a cell per layer and position, darker where hidden states are farther off.
+    """Draw a cell per layer and position, stronger where hidden states are farther off.
 
     Rows: model, layer, position (tokens, upper end of the group), error (relative).
     """
@@ -54,10 +62,12 @@ def error_map(rows: Sequence[Row], width: int) -> str:
         y="layer",
         value="error",
         x_name="position (tokens, below)",
-        y_name="layer; distance of the hidden states after it from the teacher's, over their size",
+        y_name="relative distance of the states after each layer from the teacher's",
         y_form=lambda layer: f"{layer:.0f}",
+        x_said="position",
+        y_said="layer",
     )
-    title = f"Distance of {rows[0]['model']} from the teacher by layer and position"
+    title = "Distance from the teacher by layer and position"
     highest = max(_number(row, "error") for row in rows)
     return _draw(rows, width, grid, "layer-errors", title, highest=highest or 1.0)
 
@@ -65,84 +75,90 @@ def error_map(rows: Sequence[Row], width: int) -> str:
 def _draw(
     rows: Sequence[Row], width: int, grid: _Grid, name: str, title: str, *, highest: float
 ) -> str:
-    """Draw the cells; one with the value `highest` is the darkest."""
+    """Draw a map a model, two side by side where there is room for it."""
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
+    across = 2 if width > 600 and len(models) > 1 else 1
+    panel, parts, top, bottom = width / across, list[str](), 0.0, 0.0
+    for number, model in enumerate(models):
+        own = [row for row in rows if str(row["model"]) == model]
+        if number % across == 0:
+            top = bottom + (24 if number else 0)
+        left = panel * (number % across)
+        drawn, end = _panel(own, (left, top), panel, grid, highest=highest)
+        parts, bottom = parts + drawn, max(bottom, end)
+    return svg.document(
+        name=f"{name}-{_plain_id('-'.join(models))}-{width}",
+        title=title,
+        description=" ".join(
+            f"{model}: {_describe([row for row in rows if str(row['model']) == model], grid)}"
+            for model in models
+        ),
+        extent=(width, bottom),
+        parts=parts,
+    )
+
+
+def _panel(
+    rows: Sequence[Row], corner: svg.Point, width: float, grid: _Grid, *, highest: float
+) -> tuple[list[str], float]:
+    """Draw the map of one model; a cell with the value `highest` is the strongest."""
     columns = sorted({_number(row, grid.x) for row in rows})
     lines = sorted({_number(row, grid.y) for row in rows})
-    left, top = 62.0, 28.0
+    left, top = corner[0] + 50.0, corner[1] + 28.0
     height = CELL_HEIGHT if len(lines) <= FEW_LINES else LOW_CELL_HEIGHT
-    cell = (width - left - 12) / len(columns)
-    parts = [svg.text(left, 14, grid.y_name, "name")]
-    for place, line in enumerate(lines):
+    cell = (width - 62) / len(columns)
+    model = str(rows[0]["model"])
+    named = left + svg.text_width(model) + 8
+    parts = [svg.text(left, corner[1] + 14, model, "strong")]
+    for number, line in enumerate(_break(grid.y_name, corner[0] + width - 12 - named)):
+        parts.append(svg.text(named, corner[1] + 14 + 14 * number, line, "name"))
+        top += 14 * (number > 0)
+    for place, value in enumerate(lines):
         y = top + (place + 0.5) * height + 4
-        parts.append(svg.text(left - 8, y, grid.y_form(line), "tick", "end"))
+        parts.append(svg.text(left - 8, y, grid.y_form(value), "tick", "end"))
     for row in rows:
         x = left + columns.index(_number(row, grid.x)) * cell
         y = top + lines.index(_number(row, grid.y)) * height
         share = _number(row, grid.value) / highest
-        box = svg.rect(x + 1, y + 1, cell - 2, height - 2, "attention")
+        box = svg.rect(x + 1, y + 1, cell - 2, height - 2, "heat")
         parts.append(svg.rect(x + 1, y + 1, cell - 2, height - 2, "hollow"))
         parts.append(box.replace("/>", f' fill-opacity="{share:.2f}"/>'))
-        css = "on-attention" if share > BRIGHT else "on-paper"
+        css = "on-heat" if share > SWITCH else "on-faint"
         label = f"{_number(row, grid.value):.2f}"
         parts.append(svg.text(x + cell / 2, y + height / 2 + 4, label, css, "middle"))
     bottom = top + len(lines) * height
     for place, column in enumerate(columns):
         x = left + (place + 0.5) * cell
         parts.append(svg.text(x, bottom + 16, units.count_text(column), "tick", "middle"))
-    parts.append(svg.text(width - 12, bottom + 34, grid.x_name, "name", "end"))
-    return svg.document(
-        name=f"{name}-{_plain_id(str(rows[0]['model']))}-{width}",
-        title=title,
-        description=" ".join(
-            f"{grid.x} {row[grid.x]}, {grid.y} {row[grid.y]}: {_number(row, grid.value):.2f}."
-            for row in rows
-        ),
-        extent=(width, bottom + 42),
-        parts=parts,
-    )
+    parts.append(svg.text(corner[0] + width - 12, bottom + 34, grid.x_name, "name", "end"))
+    return parts, bottom + 42
 
 
-def agreement_curves(rows: Sequence[Row], width: int) -> str:
-    """Draw KL and top-1 agreement over position, a line a student, the last in rose.
+def _break(text: str, room: float) -> list[str]:
+    """Break a text into lines of that many pixels."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if svg.text_width(longer) > room and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
-    Rows: model, position (tokens, upper end of the group), forward_kl, forward_kl_error, top1.
-    """
-    half = (width - 150) / 2
-    ends = [_number(row, "position") for row in rows]
-    x = chart.Scale(min(ends) / 1.3, max(ends) * 1.3, "log")
-    kls = [_number(row, "forward_kl") for row in rows]
-    low = min(0.99, *(_number(row, "top1") for row in rows)) - 0.005
-    plots = {
-        "forward_kl": chart.Plot(60, 36, half, 200, x, chart.Scale(0.0, 1.1 * max(*kls, 1e-9))),
-        "top1": chart.Plot(60 + half + 80, 36, half, 200, x, chart.Scale(low, 1.0)),
-    }
-    names = {"forward_kl": "KL(teacher || student), nats per token", "top1": "same top token"}
-    models = list(dict.fromkeys(str(row["model"]) for row in rows))
-    parts: list[str] = []
-    for key, plot in plots.items():
-        parts += chart.y_axis(plot, names[key], units.tick_text)
-        ticks = sorted(set(ends))
-        parts += chart.x_axis(plot, "position (tokens, below)", units.count_text, ticks)
-        for model in models:
-            own = [row for row in rows if row["model"] == model]
-            css = "mamba" if model == models[-1] else "grey"
-            points = [plot.point(_number(row, "position"), _number(row, key)) for row in own]
-            parts.append(svg.path(points, f"{css}-line"))
-            parts += [svg.circle(*point, 3, css) for point in points]
-            place = points[-1]
-            if key == "forward_kl":
-                parts.append(svg.text(place[0] + 6, place[1] - 6, model, "note"))
-    return svg.document(
-        name=f"agreement-{width}",
-        title="Agreement with the teacher by position",
-        description=" ".join(
-            f"{row['model']} below {_number(row, 'position'):.0f}: KL "
-            f"{_number(row, 'forward_kl'):.4f}, top-1 {_number(row, 'top1'):.4f}."
-            for row in rows
-        ),
-        extent=(width, 280),
-        parts=parts,
-    )
+
+def _describe(rows: Sequence[Row], grid: _Grid) -> str:
+    """Say where the lowest and the highest value stand, and the mean of each column."""
+    ranked = sorted(rows, key=lambda row: _number(row, grid.value))
+    ends = [
+        f"{word} {_number(row, grid.value):.2f} at {grid.x_said} {_number(row, grid.x):.0f}, "
+        f"{grid.y_said} {grid.y_form(_number(row, grid.y))}"
+        for word, row in (("lowest", ranked[0]), ("highest", ranked[-1]))
+    ]
+    means = []
+    for column in sorted({_number(row, grid.x) for row in rows}):
+        there = [_number(row, grid.value) for row in rows if _number(row, grid.x) == column]
+        means.append(f"{sum(there) / len(there):.2f} at {column:.0f}")
+    return f"{'; '.join(ends)}. Mean by {grid.x_said}: {', '.join(means)}."
 
 
 def _number(row: Row, key: str) -> float:

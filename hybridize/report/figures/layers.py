@@ -1,11 +1,14 @@
-"""Figures with one mark per layer: layout strips, importance bars, and bump charts of ranks."""
+"""Figures with one mark per layer: layout strips, and bump charts of ranks."""
 
 from collections.abc import Sequence
 
 from hybridize.core.layout import LETTERS, Layout
 from hybridize.report import units
-from hybridize.report.figures import chart, svg
+from hybridize.report.figures import svg
+from hybridize.report.figures.bars import importance_bars
 from hybridize.report.tables import Row
+
+__all__ = ["importance_bars", "layout_strips", "rank_bumps"]
 
 
 def layout_strips(rows: Sequence[Row], width: int) -> str:
@@ -65,57 +68,6 @@ def _cell(x: float, y: float, cell: float, mixer: str, fresh: bool, planned: str
         parts.append(svg.rect(x + 1.5, y + 1, cell - 3.5, cell - 2, "fresh" + small + planned))
     letter = LETTERS.get(mixer, mixer.rpartition(":")[2][:1].upper())
     return [*parts, svg.text(x + cell / 2, y + cell / 2 + 4, letter, on + small, "middle")]
-
-
-def importance_bars(rows: Sequence[Row], width: int) -> str:
-    """Draw a bar per layer, linear, coloured by what became of the layer; the top three are named.
-
-    Rows: source, layer, score, standard_error, converted (bool), unit.
-    """
-    unit = str(rows[0]["unit"])
-    highest = [_number(row, "score") + _number(row, "standard_error") for row in rows]
-    lowest = [_number(row, "score") - _number(row, "standard_error") for row in rows]
-    scale = chart.Scale(min(0.0, *lowest), max(0.0, *highest) * 1.12 or 1.0)
-    plot = chart.Plot(52, 36, width - 60, 200, chart.Scale(-0.5, len(rows) - 0.5), scale)
-    parts = chart.y_axis(plot, f"importance ({unit})", units.tick_text)
-    bar = plot.width / len(rows)
-    top_three = sorted(rows, key=lambda row: -_number(row, "score"))[:3]
-    for position, row in enumerate(rows):
-        x, score = plot.px(position), _number(row, "score")
-        ends = sorted((plot.py(score), plot.py(0)))
-        css = "mamba" if row["converted"] else "attention"
-        parts.append(svg.rect(x - bar * 0.38, ends[0], bar * 0.76, ends[1] - ends[0], css))
-        parts += _whisker(plot, x, score, row)
-        if row in top_three:
-            above = min(plot.py(highest[position]), plot.py(0)) - 5
-            parts.append(svg.text(x, above, str(row["layer"]), "strong", "middle"))
-    every = max(1, round(26 / bar))
-    parts.append(svg.line((plot.left, plot.py(0)), (plot.right, plot.py(0)), "axis"))
-    for position in range(0, len(rows), every):
-        label = str(rows[position]["layer"])
-        parts.append(svg.text(plot.px(position), plot.bottom + 17, label, "tick", "middle"))
-    parts.append(svg.text(plot.right, plot.bottom + 34, "layer (counted from 0)", "name", "end"))
-    parts.append(svg.text(plot.left, plot.bottom + 34, "converted", "mamba-text strong"))
-    kept_at = plot.left + svg.text_width("converted") + 12
-    parts.append(svg.text(kept_at, plot.bottom + 34, "kept", "attention-text strong"))
-    return svg.document(
-        name=f"importance-{rows[0]['source']}-{width}",
-        title="Importance of each layer",
-        description="Bars by layer. Most important: "
-        + ", ".join(
-            f"layer {row['layer']} ({units.three_digits(_number(row, 'score'))} {unit})"
-            for row in top_three
-        ),
-        extent=(width, plot.bottom + 44),
-        parts=parts,
-    )
-
-
-def _whisker(plot: chart.Plot, x: float, score: float, row: Row) -> list[str]:
-    error = _number(row, "standard_error")
-    if error == 0:
-        return []
-    return [svg.line((x, plot.py(score - error)), (x, plot.py(score + error)), "whisker")]
 
 
 def rank_bumps(rows: Sequence[Row], width: int) -> str:

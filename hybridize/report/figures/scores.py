@@ -117,7 +117,7 @@ def pareto(rows: Sequence[Row], width: int) -> str:
     Rows: model, label, score, standard_error, relative_speed, on_frontier, is_teacher.
     """
     plot = chart.Plot(
-        46, 36, width - 66, 300,
+        46, 36, width - 66, 300 if width > 600 else 230,
         chart.around([_number(row, "relative_speed") for row in rows], pad=0.12),
         chart.around(
             [_number(row, "score") + sign * _number(row, "standard_error")

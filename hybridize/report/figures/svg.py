@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 VARIABLES_LIGHT = (
     "--paper:#ffffff;--ink:#1b1f24;--muted:#59636e;--faint:#a3abb4;--grid:#dfe3e8;"
-    "--edge:#1b1f24;--attention:#4477AA;--mamba:#CC6677;--attention-text:#2f5f8f;--mamba-text:#a8394d;"
+    "--edge:#1b1f24;--heat:#1d4c7f;--on-faint:#000000;--on-heat:#ffffff;"
+    "--attention:#4477AA;--mamba:#CC6677;--attention-text:#2f5f8f;--mamba-text:#a8394d;"
 )
 VARIABLES_DARK = (
     "--paper:#14171c;--ink:#e8ebef;--muted:#a0a9b4;--faint:#6b7480;--grid:#2e343c;"
-    "--edge:#ffffff;--attention:#4477AA;--mamba:#CC6677;--attention-text:#86b0dd;--mamba-text:#ec9aa8;"
+    "--edge:#ffffff;--heat:#7398bf;--on-faint:#ffffff;--on-heat:#000000;"
+    "--attention:#4477AA;--mamba:#CC6677;--attention-text:#86b0dd;--mamba-text:#ec9aa8;"
 )
 STYLE = """
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
@@ -22,6 +24,9 @@ svg .mamba-text{fill:var(--mamba-text)}
 svg .on-attention{fill:#ffffff;font-weight:600}
 svg .on-mamba{fill:#1b1f24;font-weight:600}
 svg .on-paper{fill:var(--ink);font-weight:600}
+svg .on-faint{fill:var(--on-faint)}
+svg .on-heat{fill:var(--on-heat)}
+svg .heat{fill:var(--heat)}
 svg .attention{fill:var(--attention)}
 svg .mamba{fill:var(--mamba)}
 svg .grey{fill:var(--faint)}
@@ -35,6 +40,7 @@ svg .grid{stroke:var(--grid);stroke-width:1}
 svg .axis{stroke:var(--muted);stroke-width:1}
 svg .rule{stroke:var(--muted);stroke-width:1;stroke-dasharray:4 3}
 svg .whisker{stroke:var(--ink);stroke-width:1.5}
+svg .gap{stroke:var(--paper);stroke-width:4}
 svg .leader{stroke:var(--faint);stroke-width:1}
 svg .error{stroke:var(--muted);stroke-width:1.5}
 svg path{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
@@ -43,6 +49,8 @@ svg .mamba-line{stroke:var(--mamba)}
 svg .ink-line{stroke:var(--ink)}
 svg .grey-line{stroke:var(--faint);stroke-width:1.25}
 svg .dotted{stroke:var(--muted);stroke-width:1.5;stroke-dasharray:1 5}
+svg .theory{stroke:var(--ink);stroke-width:1;stroke-dasharray:2 4}
+svg .thin{stroke-width:1.25}
 svg .ring{fill:var(--paper);stroke:var(--mamba);stroke-width:2}
 """.strip()
 
