@@ -1,6 +1,7 @@
-"""What the system says of a process and those it started: memory, from /proc; and their end."""
+"""What the system says of a process and those it started: memory and time; and their end."""
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,14 @@ def reset_peak_memory(pid: int) -> None:
             continue
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process, its threads and its descendants have had so far.
+
+    The system's work for them is counted too. 0 where the system has no /proc.
+    """
+    return sum(map(_read_processor_seconds, list_tree(pid)))
+
+
 def make_end_with_parent() -> Callable[[], None] | None:
     """Return what a fresh process calls to be ended when this one is killed; None but on Linux.
 
@@ -71,6 +80,15 @@ def _children(pid: int) -> Iterator[int]:
             yield from map(int, task.read_text().split())
         except OSError:
             continue
+
+
+def _read_processor_seconds(pid: int) -> float:
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    in_program, in_system = fields[11:13]
+    return (int(in_program) + int(in_system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _read_kib(path: Path, key: str) -> int:

@@ -19,6 +19,7 @@ from hybridize.engines.processes import (
     make_end_with_parent,
     memory_bytes,
     peak_memory_bytes,
+    processor_seconds,
     reset_peak_memory,
 )
 
@@ -61,6 +62,10 @@ class Server:
     def reset_peak_memory(self) -> None:
         """Begin anew to note the most memory it holds, where the system allows it."""
         reset_peak_memory(self.pid)
+
+    def processor_seconds(self) -> float:
+        """Return the processor time it has had, with all processes it started."""
+        return processor_seconds(self.pid)
 
     def check(self) -> None:
         """Raise MachineError, with the last lines of the log, if the process has ended."""

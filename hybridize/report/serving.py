@@ -17,6 +17,8 @@ _COLUMNS = (
     Column("concurrency", "at once", "count"),
     Column("tokens_per_second", "tokens/s", "number"),
     Column("speedup", "against the first", "ratio"),
+    Column("tokens_per_processor_second", "per processor second", "number", unit="tokens"),
+    Column("processor_speedup", "against the first", "ratio"),
     Column("decode_tokens_per_second", "while all decode", "number", unit="tokens/s"),
     Column("decode_speedup", "against the first", "ratio"),
     Column("ms_to_first_token", "first token", "number", unit="ms"),
@@ -73,6 +75,7 @@ def list_rows(bench: Mapping[str, Any]) -> list[Row]:
                     "ms_to_first_token": 1000 * row["seconds_to_first_token"],
                     "ms_between_tokens": 1000 * row["seconds_between_tokens"],
                     "speedup": _divide(row, base, "tokens_per_second"),
+                    "processor_speedup": _divide(row, base, "tokens_per_processor_second"),
                     "decode_speedup": _divide(row, base, "decode_tokens_per_second"),
                 }
             )
@@ -80,4 +83,4 @@ def list_rows(bench: Mapping[str, Any]) -> list[Row]:
 
 
 def _divide(row: Mapping[str, Any], base: Mapping[str, Any], key: str) -> float | None:
-    return float(row[key] / base[key]) if base[key] else None
+    return float(row[key] / base[key]) if base.get(key) else None

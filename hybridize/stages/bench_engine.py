@@ -65,6 +65,9 @@ class EngineRow:
     output_tokens: int
     concurrency: int
     tokens_per_second: float
+    tokens_per_processor_second: float
+    """Of the processor time of the engine's processes, the prompts' included: with one thread, what
+    a core of its own would give on a machine that others use. 0 where the system does not tell."""
     decode_tokens_per_second: float
     seconds_to_first_token: float
     seconds_between_tokens: float
@@ -103,8 +106,8 @@ class EngineBench:
             f"{self.engine} {self.version}, {self.dtype}, "
             f"{self.threads or 'its own choice of'} threads, medians of {self.repeats}; "
             "prefix caching off, every prompt different",
-            f"{'model':<12}{'load':>10}{'at once':>8}{'tok/s':>9}{'x':>6}{'decode':>9}{'x':>6}"
-            f"{'first s':>9}{'ms/tok':>8}{'peak':>10}{'cache':>10}",
+            f"{'model':<12}{'load':>10}{'at once':>8}{'tok/s':>9}{'x':>6}{'cpu x':>7}"
+            f"{'decode':>9}{'x':>6}{'first s':>9}{'ms/tok':>8}{'peak':>10}{'cache':>10}",
         ]
         for place, base in enumerate(self.models[0].rows):
             lines += [_format_row(one.model, one.rows[place], base) for one in self.models]
@@ -224,6 +227,7 @@ def _measure(
     """Put all models under one load, in turn, and again; yield the name and medians of each."""
     measured: dict[str, list[Measured]] = {one.candidate.name: [] for one in served}
     peaks: dict[str, list[int]] = {one.candidate.name: [] for one in served}
+    spent: dict[str, list[float]] = {one.candidate.name: [] for one in served}
     for repeat in range(settings.repeats):
         for one in served:
             one.server.check()
@@ -234,7 +238,9 @@ def _measure(
                 seed=settings.seed + repeat,
             )
             one.server.reset_peak_memory()
+            before = one.server.processor_seconds()
             measured[one.candidate.name].append(run_load(one.client, load, prompts))
+            spent[one.candidate.name].append(one.server.processor_seconds() - before)
             peaks[one.candidate.name].append(one.server.peak_memory())
     for one in served:
         name = one.candidate.name
@@ -243,15 +249,22 @@ def _measure(
             load.context_tokens,
             bytes_per_value=VALUE_BYTES[KEPT_IN.get(settings.dtype, settings.dtype)],
         )
-        yield (
-            name,
-            _summarise(measured[name], load, concurrency, max(peaks[name]), held * concurrency),
+        row = _summarise(
+            measured[name], load, concurrency, spent[name], max(peaks[name]), held * concurrency
         )
+        yield name, row
 
 
 def _summarise(
-    measured: Sequence[Measured], load: Load, concurrency: int, peak: int, held: int
+    measured: Sequence[Measured],
+    load: Load,
+    concurrency: int,
+    spent: Sequence[float],
+    peak: int,
+    held: int,
 ) -> EngineRow:
+    processor = statistics.median(spent)
+
     def median(name: str) -> float:
         return statistics.median(getattr(one, name) for one in measured)
 
@@ -260,6 +273,9 @@ def _summarise(
         output_tokens=load.output_tokens,
         concurrency=concurrency,
         tokens_per_second=median("tokens_per_second"),
+        tokens_per_processor_second=(
+            concurrency * load.output_tokens / processor if processor else 0.0
+        ),
         decode_tokens_per_second=median("decode_tokens_per_second"),
         seconds_to_first_token=median("seconds_to_first_token"),
         seconds_between_tokens=median("seconds_between_tokens"),
@@ -293,6 +309,7 @@ def _format_row(model: str, row: EngineRow, base: EngineRow) -> str:
     return (
         f"{model:<12}{load!s:>10}{row.concurrency:>8}"
         f"{row.tokens_per_second:>9.1f}{ratio('tokens_per_second'):>6.2f}"
+        f"{ratio('tokens_per_processor_second'):>7.2f}"
         f"{row.decode_tokens_per_second:>9.1f}{ratio('decode_tokens_per_second'):>6.2f}"
         f"{row.seconds_to_first_token:>9.2f}{1000 * row.seconds_between_tokens:>8.1f}"
         f"{short_bytes(row.peak_memory_bytes):>10}{short_bytes(row.cache_bytes):>10}"

@@ -116,6 +116,7 @@ def test_bench_measures_shapes_in_an_engine(call, tmp_path):
     row = found["models"][1]["rows"][0]
     assert (row["input_tokens"], row["output_tokens"], row["concurrency"]) == (4, 6, 2)
     assert row["tokens_per_second"] > 0 and row["peak_memory_bytes"] > row["cache_bytes"] > 0
+    assert row["tokens_per_processor_second"] > 0
     files = {path.name for path in (tmp_path / "speed").iterdir()}
     assert files == {f"bench-hybridize.{kind}" for kind in ("json", "md", "csv", "svg")}
     assert "prefix caching off" in (tmp_path / "speed" / "bench-hybridize.md").read_text()

@@ -71,6 +71,7 @@ def test_an_engine_is_served_and_ended_with_all_it_started():
         assert server.memory() > memory_bytes(child) > 0
         server.reset_peak_memory()
         assert server.peak_memory() > 0
+        assert server.processor_seconds() > 0
         server.check()
         assert "listening" in server.log.read_text()
         log = server.log

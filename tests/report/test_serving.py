@@ -28,6 +28,7 @@ BENCH = {
                     "output_tokens": 256,
                     "concurrency": number,
                     "tokens_per_second": speed * number,
+                    "tokens_per_processor_second": speed,
                     "decode_tokens_per_second": speed * number,
                     "seconds_to_first_token": 0.1,
                     "seconds_between_tokens": 0.01,
@@ -47,6 +48,7 @@ def test_ratios_are_to_the_first_model():
     rows = list_rows(BENCH)
     assert len(rows) == 12
     assert {row["speedup"] for row in rows if row["model"] == "h7"} == {1.8}
+    assert {row["processor_speedup"] for row in rows if row["model"] == "h10"} == {3.1}
     assert {row["load"] for row in rows} == {"1:256", "1k:256"}
 
 
