@@ -50,6 +50,68 @@ class StateLayer:
         return -1
 
 
+class GrowingLayer(DynamicLayer):
+    """Keys and values (B, H, T, D) that are written behind those held, in room kept for them.
+
+    transformers copies all that is held for each token. Here that happens only when the room is
+    full, each time for a quarter more, so that a token costs no more than to be read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room: tuple[Tensor, ...] = ()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Take in new keys and values (B, H, new, D); return all, which share the layer's memory.
+
+        With gradients, and where a row is added or dropped, all are copied.
+        """
+        if key_states.requires_grad or value_states.requires_grad:
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        total = held + key_states.shape[2]
+        if not self._has_room(total):
+            self._move((key_states, value_states), held, total + max(64, total // 4))
+        self.keys, self.values = (room[:, :, :total] for room in self.room)
+        self.keys[:, :, held:], self.values[:, :, held:] = key_states, value_states
+        return self.keys, self.values
+
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for so many tokens, those held included, and no more."""
+        assert self.keys is not None and self.values is not None, "the prompt is filled first"
+        held = self.get_seq_length()
+        self._move((self.keys, self.values), held, num_tokens)
+        self.keys, self.values = (room[:, :, :held] for room in self.room)
+
+    def reset(self) -> None:
+        """Forget everything, and give the room back."""
+        super().reset()
+        self.room = ()
+
+    def _move(self, like: tuple[Tensor, Tensor], held: int, num_tokens: int) -> None:
+        room = tuple(one.new_empty(*one.shape[:2], num_tokens, one.shape[3]) for one in like)
+        if held and self.keys is not None and self.values is not None:
+            room[0][:, :, :held] = self.keys
+            room[1][:, :, :held] = self.values
+        self.room = room
+
+    def _has_room(self, total: int) -> bool:
+        """Tell whether what is held lies in the room, rather than in a copy that was since made."""
+        if not self.room or total > self.room[0].shape[2]:
+            return False
+        return all(
+            held is not None
+            and held.dim() == 4
+            and held.shape[0] == room.shape[0]
+            and held.data_ptr() == room.data_ptr()
+            for held, room in zip((self.keys, self.values), self.room, strict=True)
+        )
+
+
 class HybridCache(Cache):
     """A transformers cache for any layout, also one without attention.
 
@@ -64,7 +126,7 @@ class HybridCache(Cache):
             if kind != "attention":
                 layers.append(StateLayer())
             elif window is None:
-                layers.append(DynamicLayer())
+                layers.append(GrowingLayer())
             else:
                 layers.append(DynamicSlidingWindowLayer(sliding_window=window))
         super().__init__(layers=layers)

@@ -13,33 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from hybridize.models.cache import HybridCache, StateLayer
+from hybridize.models.cache import GrowingLayer, HybridCache, StateLayer
 
 STEPPED_TOGETHER = ("mamba1", "mamba2", "gated_delta")
 """Mixers whose states have a size that no length changes."""
 ROWS_ATTENTION = "hybridize_rows"
 """Name under which transformers finds `attend_rows`."""
-
-
-class GrowingKeys:
-    """Keys and values of one request in one layer, written in place behind those held."""
-
-    def __init__(self, held: DynamicLayer, capacity: int) -> None:
-        assert held.keys is not None and held.values is not None, "the prompt is filled first"
-        shape = (*held.keys.shape[:2], capacity, held.keys.shape[3])
-        self.keys, self.values = held.keys.new_empty(shape), held.values.new_empty(shape)
-        self.num_tokens = 0
-        self.update(held.keys, held.values)
-
-    def update(self, keys_1HTK: Tensor, values_1HTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Add tokens; return the keys and values of all."""
-        end = self.num_tokens + keys_1HTK.shape[2]
-        self.keys[:, :, self.num_tokens : end] = keys_1HTK
-        self.values[:, :, self.num_tokens : end] = values_1HTK
-        self.num_tokens = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class SlotMemory:
@@ -67,9 +47,9 @@ class SlotMemory:
             if self.mixers[layer] in STEPPED_TOGETHER:
                 self._put_state(layer, slot, held)
                 apart.append(None)
-            elif isinstance(held, DynamicLayer) and not isinstance(held, DynamicSlidingWindowLayer):
-                apart.append(GrowingKeys(held, capacity))
             else:
+                if isinstance(held, GrowingLayer):
+                    held.reserve(capacity)
                 apart.append(held)
         self.apart[slot] = apart
 
@@ -109,6 +89,8 @@ class SlotMemory:
             for memory in held:
                 if isinstance(memory, StateLayer):
                     tensors.extend(memory.tensors.values())
+                elif isinstance(memory, GrowingLayer):
+                    tensors += memory.room
                 elif memory is not None:
                     tensors += [memory.keys, memory.values]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
