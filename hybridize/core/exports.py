@@ -7,10 +7,11 @@ ways to be nearly right are silent (a norm over the wrong width, a head width th
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hybridize.core.apriel_h1 import is_apriel_h1, translate
+from hybridize.core.gguf import ARCHITECTURES, HYBRID, INTERLEAVED
 from hybridize.core.padding import plan_heads
 from hybridize.core.shape import ModelShape
 
@@ -212,18 +213,43 @@ def check_fit(config: Config, format: str) -> list[str]:
     if name in ("teacher", "hybridize", "apriel-h1"):
         # The published layout can refuse weights only, and its writer does.
         return []
-    if target.format.startswith("gguf") and not set(student.converted) <= set(target.mixers):
-        return [_tell_mixers(student)]
-    if target.format.startswith("gguf") and not student.converted:
-        # The architecture is the family's own, and its writer knows the exceptions.
-        return []
+    if target.format.startswith("gguf"):
+        return _check_gguf(student, target)
     reasons = _check_teacher(student, target)
     if "attention" not in student.mixers and name != "granite_swa":
-        reasons.append(
-            f"no layer is attention, and the cache of {target.class_name} needs one: keep one "
-            "attention layer, or use --format hybridize"
-        )
+        reasons.append(_tell_no_attention(target.class_name))
     return reasons + [reason for check in _CHECKS.get(name, ()) for reason in check(student)]
+
+
+def _check_gguf(student: Student, target: Target) -> list[str]:
+    """Check a model for llama.cpp: a hybrid of one architecture, or a family's own."""
+    if not set(student.converted) <= set(target.mixers):
+        near = "convert to mamba2, or use" if student.shape.family in target.teachers else "use"
+        return [
+            f"its layers are {_list(student.converted)}, and {HYBRID} of llama.cpp has "
+            f"{_list(target.mixers)} beside attention: {near} --format hybridize"
+        ]
+    architecture = HYBRID if student.converted else ARCHITECTURES.get(student.shape.family)
+    teachers = target.teachers if student.converted else tuple(ARCHITECTURES)
+    name = architecture or "llama.cpp"
+    reasons = _check_teacher(student, replace(target, class_name=name, teachers=teachers))
+    kind = student.rope["rope_type"]
+    takes_factors = architecture is None or architecture in INTERLEAVED
+    if kind != "default" and kind in target.ropes and not takes_factors:
+        reasons.append(
+            f"its rotary positions are {kind}, and {name} of llama.cpp takes no frequencies: use "
+            "--format stock"
+        )
+    if "attention" not in student.mixers:
+        reasons.append(_tell_no_attention("llama.cpp"))
+    return reasons
+
+
+def _tell_no_attention(reader: str) -> str:
+    return (
+        f"no layer is attention, and the cache of {reader} needs one: keep one attention layer, or "
+        "use --format hybridize"
+    )
 
 
 def _list(names: Iterable[str]) -> str:
@@ -254,10 +280,10 @@ def _check_teacher(student: Student, target: Target) -> list[str]:
     """Check what the layers keep of the teacher: family, windows, biases, norms, positions."""
     shape, reasons = student.shape, []
     if shape.family not in target.teachers:
-        instead = _tell_near(student)
+        own = _tell_near(student) + " --format hybridize" if student.converted else None
         reasons.append(
             f"its teacher is of the family {shape.family}, and {target.class_name} holds "
-            f"{_list(target.teachers)}: {instead} --format hybridize"
+            f"{_list(target.teachers)}: {own or 'use --format stock'}"
         )
     kept = [layer for layer in shape.window_layers if student.mixers[layer] == "attention"]
     slides = int(student.options.get("sliding", {}).get("window", 128))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from hybridize.core.errors import MachineError, ModelError
+from hybridize.core.gguf import INTERLEAVED
 from hybridize.exports.expected import list_ends
 from hybridize.exports.gguf_keys import (
-    INTERLEAVED,
     find_architecture,
     make_keys,
     make_rope_factors,

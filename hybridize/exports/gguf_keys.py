@@ -10,23 +10,12 @@ import torch
 from torch import Tensor
 
 from hybridize.core.errors import ModelError
+from hybridize.core.exports import check_fit
+from hybridize.core.gguf import ARCHITECTURES, HYBRID
 from hybridize.exports.gguf_tensors import MixerSizes
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.model import Model
 
-HYBRID = "granitehybrid"
-ARCHITECTURES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "granite": "granite",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-}
-"""Family of an all-attention model -> llama.cpp's architecture."""
-HYBRID_FAMILIES = ("llama", "mistral", "granite", "qwen2")
-"""Families of teachers whose attention granitehybrid computes."""
-INTERLEAVED = (HYBRID, "llama", "granite")
-"""Architectures that turn neighbouring channels of a head together, and take `rope_freqs`."""
 _SCALED = (HYBRID, "granite")
 
 Keys = dict[str, Any]
@@ -38,44 +27,11 @@ def find_architecture(model: Model) -> str:
     Raises:
         ModelError: there is none; says what would fit.
     """
-    network, reasons = model.network, []
-    teacher, converted = network.config.teacher, set(network.layout.mixers) - {"attention"}
-    family = teacher.model_type
-    known = HYBRID_FAMILIES if converted else tuple(ARCHITECTURES)
-    architecture = HYBRID if converted else ARCHITECTURES.get(family, family)
-    if converted - {"mamba2"}:
-        foreign = ", ".join(sorted(converted - {"mamba2"}))
-        reasons.append(f"it has layers of {foreign}, and {HYBRID} has mamba2 beside attention")
-    if family not in known:
-        reasons.append(f"its teacher is of the family {family}, not {', '.join(known)}")
-    layers = [layer for layer in network.model.layers if hasattr(layer, "self_attn")]
-    if any(layer.window is not None for layer in layers):
-        reasons.append("its attention slides, and that of the architecture sees all")
-    if getattr(teacher, "hidden_act", "silu") not in ("silu", "swish"):
-        reasons.append(f"its activation is {teacher.hidden_act}, not silu")
-    if converted and not layers:
-        reasons.append("no layer is attention, and llama.cpp's cache for hybrids wants one")
-    reasons += _check_rope(network, architecture)
+    reasons = check_fit(model.network.config.to_dict(), "gguf")
     if reasons:
-        raise ModelError(
-            f"model {model.name} cannot be written as GGUF: {'; '.join(reasons)}. What fits: "
-            f"mamba2 students of {', '.join(HYBRID_FAMILIES)}, and all-attention models of these "
-            "and qwen3."
-        )
-    return architecture
-
-
-def _check_rope(network: HybridForCausalLM, architecture: str) -> list[str]:
-    """List what is wrong with the rotary positions: they must be the same at every length."""
-    rope = getattr(network.config.teacher, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default")
-    if float(rope.get("partial_rotary_factor", 1.0)) != 1.0:
-        return ["its rotary positions turn part of a head"]
-    if kind not in ("default", "linear", "llama3", "yarn"):
-        return [f"its rotary positions are {kind}, and only fixed frequencies can be written"]
-    if kind != "default" and architecture not in INTERLEAVED:
-        return [f"its rotary positions are {kind}, and {architecture} takes no frequencies"]
-    return []
+        raise ModelError(f"model {model.name} cannot be written as GGUF: {'; '.join(reasons)}.")
+    is_hybrid = "mamba2" in model.network.layout.mixers
+    return HYBRID if is_hybrid else ARCHITECTURES[model.network.config.teacher.model_type]
 
 
 def make_keys(model: Model, architecture: str, padded: MixerSizes | None) -> Keys:

@@ -130,8 +130,16 @@ GGUF = {
     "mamba2": (student("AMAM"), None),
     "no attention": (student("MMMM"), "keep one attention layer"),
     "wide heads": (student("AMAM", model_type="mistral", head_dim=16, sliding_window=None), None),
-    "gated delta": (student("AGAG", model_type="qwen3"), "layers of gated_delta"),
+    "gated delta": (student("AGAG", model_type="qwen3"), "layers are gated_delta, and granitehybrid"),
     "unconverted": ({**TEACHER, "model_type": "qwen3"}, None),
+    "a family llama.cpp lacks": (
+        {**TEACHER, "model_type": "olmo2"},
+        "the family olmo2, and llama.cpp holds llama, mistral, granite, qwen2, qwen3: use --format",
+    ),
+    "no frequencies": (
+        {**TEACHER, "model_type": "qwen3", "rope_scaling": {"type": "yarn", "factor": 2.0}},
+        "qwen3 of llama.cpp takes no frequencies",
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 """GGUF files as they are on disk; what llama.cpp makes of them is in tests/engines."""
 
+import re
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from hybridize.core.errors import MachineError, ModelError
+from hybridize.core.exports import check_fit
 from hybridize.core.gguf_header import get_size, read_gguf_header
 from hybridize.exports import gguf as writer
 from hybridize.exports.gguf_tensors import (
@@ -139,7 +141,7 @@ def test_a_width_that_no_number_of_groups_reaches_is_refused(tmp_path):
     [
         ({"family": "qwen3"}, "its teacher is of the family qwen3"),
         ({"family": "olmo2", "converted": ()}, "its teacher is of the family olmo2"),
-        ({"family": "mistral", "sliding_window": 16}, "its attention slides"),
+        ({"family": "mistral", "sliding_window": 16}, "the attention of layer . slides over 16"),
         ({"converted": (0, 1, 2, 3)}, "no layer is attention"),
         ({"hidden_act": "gelu"}, "its activation is gelu"),
         (
@@ -152,13 +154,16 @@ def test_a_width_that_no_number_of_groups_reaches_is_refused(tmp_path):
                 "converted": (),
                 "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
             },
-            "qwen2 takes no frequencies",
+            "qwen2 of llama.cpp takes no frequencies",
         ),
     ],
 )
 def test_what_llama_cpp_cannot_compute_is_refused(arguments, reason, tmp_path):
     with pytest.raises(ModelError, match=reason):
         writer.write(make_model(**arguments), tmp_path, "float32")
+    config = make_model(**arguments).network.config.to_dict()
+    (told,) = check_fit(config, "gguf")
+    assert re.search(reason, told) and "use --format" in told
     assert not list(tmp_path.iterdir())
 
 
