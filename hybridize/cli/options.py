@@ -110,6 +110,7 @@ def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
     students = " -> ".join(stage.name for stage in recipe.stages) or "none"
     tokens = sum(stage.tokens for stage in recipe.stages)
     more = f", {short_count(recipe.sft.tokens)} in sft" if recipe.sft else ""
+    more += f", {short_count(recipe.align.tokens)} in align" if recipe.align else ""
     facts = [
         ("teacher", f"{recipe.teacher.model}  {shape.num_layers} layers  {shape.family}"),
         ("", f"{short_count(shape.parameters())} parameters  {recipe.teacher.dtype}"),

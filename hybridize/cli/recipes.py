@@ -110,7 +110,9 @@ def check(
         lines = [*list_speed(planned), tell_fit(planned)]
         facts += [(label, text) for label, _, text in (line.partition(": ") for line in lines)]
     else:
-        size = short_bytes(training_bytes(loaded, shape))
+        aligning = planned.align_memory
+        largest = max(training_bytes(loaded, shape), round(aligning.total) if aligning else 0)
+        size = short_bytes(largest)
         facts.append(("memory", f"about {size} in the largest stage"))
     show("\n".join(f"{label:<10}{text}" for label, text in facts))
     say(f"recipe {recipe} is sound; next: hybridize run {recipe}")
@@ -119,7 +121,7 @@ def check(
 def plan(
     recipe: RecipeArgument,
     stage: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this stage, or `sft`.")
+        str | None, typer.Option(metavar="NAME", help="Only this stage, `align` or `sft`.")
     ] = None,
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Print the whole weight map of each stage.")

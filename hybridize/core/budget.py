@@ -58,8 +58,9 @@ def tell_cost(speed: Speed, flops: float) -> str:
 
 
 def list_memories(plan: "Plan") -> dict[str, Memory]:
-    """Map each stage, and sft, to the memory of one GPU."""
-    memories = {stage.name: stage.memory for stage in plan.stages} | {"sft": plan.sft_memory}
+    """Map the alignment, each stage, and sft, to the memory of one GPU."""
+    stages = {stage.name: stage.memory for stage in plan.stages}
+    memories = {"align": plan.align_memory, **stages, "sft": plan.sft_memory}
     return {name: memory for name, memory in memories.items() if memory is not None}
 
 

@@ -40,6 +40,23 @@ def ranking_flops(recipe: Recipe, shape: ModelShape, stage: Stage) -> float:
     return (shape.num_layers + 1) * section.tokens * teacher
 
 
+def align_flops(recipe: Recipe, shape: ModelShape) -> float:
+    """Count the FLOPs of the alignment: the teacher up to its head, and every mixer there and back.
+
+    0 where the recipe aligns nothing.
+    """
+    if recipe.align is None:
+        return 0.0
+    head = 2 * shape.hidden_size * shape.vocab_size
+    teacher = flops_of(recipe, shape, 0) - head
+    context, options = recipe.data.sequence_length // 2, {recipe.mixer.kind: recipe.mixer.options}
+    mixed, bare = (
+        shape.flops_per_token(shape.student_layout(shape.num_layers, kind), context, options)
+        for kind in (recipe.mixer.kind, "identity")
+    )
+    return recipe.align.tokens * (teacher + 3 * (mixed - bare))
+
+
 def _converted_before(recipe: Recipe, stage: Stage) -> int:
     start = str(stage.start_from)
     return 0 if start == "teacher" else recipe.stage(start).converted
@@ -84,6 +101,9 @@ def stage_bytes(recipe: Recipe, shape: ModelShape, stage: Stage) -> int:
 
 
 def training_bytes(recipe: Recipe, shape: ModelShape) -> int:
-    """Estimate the memory of the largest stage; the teacher alone where there is none."""
+    """Estimate the memory of the largest stage; the teacher alone where there is none.
+
+    That of the alignment is `hybridize.core.memory.plan_align_memory`.
+    """
     teacher = shape.parameters() * _BYTES[recipe.teacher.dtype]
     return max([teacher, *(stage_bytes(recipe, shape, stage) for stage in recipe.stages)])

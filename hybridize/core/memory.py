@@ -92,6 +92,36 @@ def plan_memory(
     )
 
 
+def plan_align_memory(recipe: Recipe, shape: ModelShape) -> Memory | None:
+    """Estimate what the alignment takes on the one device it uses; None where nothing is aligned.
+
+    Mixers of all layers are trained at once, and the backward pass goes through each alone.
+    """
+    section = recipe.align
+    if section is None:
+        return None
+    kind, options = recipe.mixer.kind, {recipe.mixer.kind: recipe.mixer.options}
+    weight, length = BYTES[recipe.teacher.dtype], recipe.data.sequence_length
+    rows = max(1, (section.tokens_per_step or length) // length)
+    tokens = min(rows, recipe.distill.rows_per_microbatch or rows) * length
+    trained = len(shape.layout().layers("attention")) * shape.mixer_parameters(kind, options)
+    mixed, bare = (
+        shape.saved_values(shape.student_layout(shape.num_layers, name), options)
+        for name in (kind, "identity")
+    )
+    saved = BYTES[recipe.distill.dtype] * tokens * (mixed - bare)
+    return Memory(
+        teacher=shape.parameters() * weight,
+        student=trained * weight,
+        gradients=trained * GRADIENT_BYTES,
+        optimizer=trained * MOMENT_BYTES,
+        gathered=0,
+        loss=0,
+        recomputed=saved,
+        activations=saved,
+    )
+
+
 def _end_parameters(shape: ModelShape) -> int:
     """Count embedding and head."""
     return shape.vocab_size * shape.hidden_size * (1 if shape.tied else 2)

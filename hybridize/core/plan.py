@@ -6,11 +6,11 @@ from typing import Any, Self
 
 from hybridize.core.artifacts import plain
 from hybridize.core.budget import list_machine
-from hybridize.core.cost import flops_of, ranking_flops, stage_bytes
+from hybridize.core.cost import align_flops, flops_of, ranking_flops, stage_bytes
 from hybridize.core.errors import RunError
 from hybridize.core.layout import Layout
 from hybridize.core.machine import Speed, plan_speed
-from hybridize.core.memory import Memory, plan_memory
+from hybridize.core.memory import Memory, plan_align_memory, plan_memory
 from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Stage
@@ -71,6 +71,12 @@ class Plan:
     """Tokens in a row of the training data."""
     stages: tuple[StagePlan, ...]
     """One entry a stage, in order."""
+    align_tokens: int = 0
+    """Budget of the alignment, in tokens seen by the teacher; 0 where nothing is aligned."""
+    align_flops: float = 0.0
+    """FLOPs of the alignment, which one device does while the others wait."""
+    align_memory: Memory | None = None
+    """What the alignment takes; None where nothing is aligned."""
     sft_tokens: int = 0
     """Budget of fine-tuning."""
     sft_flops: float = 0.0
@@ -87,8 +93,10 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """FLOPs of all stages with their rankings, and of fine-tuning."""
-        return sum(stage.flops + stage.ranking_flops for stage in self.stages) + self.sft_flops
+        """FLOPs of all stages with their rankings, of fine-tuning, and of the alignment, these once
+        for each device, since the others wait meanwhile."""
+        stages = sum(stage.flops + stage.ranking_flops for stage in self.stages)
+        return stages + self.sft_flops + self.align_flops * max(1, self.speed.gpus)
 
     def seconds(self, flops_per_second: float) -> float:
         """Estimate the time of ranking and training at `flops_per_second`."""
@@ -142,6 +150,8 @@ class Plan:
         """
         flops_per_second = flops_per_second or self.speed.flops_per_second
         rows = [HEADER, self._teacher_row()]
+        if self.align_memory is not None:
+            rows.append(self._align_row(self.align_memory, flops_per_second))
         rows += [_row(stage, flops_per_second) for stage in self.stages]
         if self.sft_tokens:
             seconds = short_seconds(self.sft_flops / flops_per_second)
@@ -166,6 +176,16 @@ class Plan:
         cache = short_bytes(self.teacher.cache_bytes(layout, self.sequence_length))
         converted = str(len(layout.converted))
         return ("teacher", converted, "", "", parameters, "", cache, "", "", str(layout))
+
+    def _align_row(self, memory: Memory, flops_per_second: float) -> tuple[str, ...]:
+        seconds = self.align_flops * max(1, self.speed.gpus) / flops_per_second
+        layers = len(self.teacher.layout().layers("attention"))
+        size = self.teacher.mixer_parameters(self.mixer, {self.mixer: self.mixer_options})
+        return (
+            *("align", str(layers), "teacher", short_count(self.align_tokens)),
+            *(short_count(layers * size), short_bytes(memory.total), ""),
+            *(f"{self.align_flops:.2g}", short_seconds(seconds), f"a {self.mixer} for each layer"),
+        )
 
     def __str__(self) -> str:
         return self.text()
@@ -199,6 +219,7 @@ class Plan:
                 "stages": stages,
                 "teacher": ModelShape.from_json(value["teacher"]),
                 "sft_memory": _memory(value.get("sft_memory")),
+                "align_memory": _memory(value.get("align_memory")),
                 "speed": Speed(**value.get("speed", {})),
             }
             return cls(**{**value, **read})
@@ -274,6 +295,9 @@ def make_plan(recipe: Recipe, shape: ModelShape) -> Plan:
         mixer_options=dict(recipe.mixer.options),
         sequence_length=length,
         stages=tuple(stages),
+        align_tokens=recipe.align.tokens if recipe.align else 0,
+        align_flops=align_flops(recipe, shape),
+        align_memory=plan_align_memory(recipe, shape),
         sft_tokens=sft.tokens if sft else 0,
         sft_flops=sft_flops,
         sft_memory=sft_memory,

@@ -72,7 +72,7 @@ class Outlook:
         """Print the plan and what each stage does, or that of one stage.
 
         Args:
-            stage: its name, or `sft`; None is all.
+            stage: its name, `align` or `sft`; None is all.
             tensors: print the whole weight map instead of that of one layer.
 
         Raises:
@@ -80,8 +80,10 @@ class Outlook:
             RecipeError: what a stage trains is nothing.
         """
         blocks = [self.plan.text()] if stage is None else []
-        if stage not in (None, "sft"):
+        if stage not in (None, "sft", "align"):
             self.plan.stage(str(stage))
+        if self.plan.align_memory is not None and stage in (None, "align"):
+            blocks.append(self._aligning_text(self.plan.align_memory))
         blocks += [
             self._stage_text(entry, tensors, stage or self.plan.stages[0].name)
             for entry in self.plan.stages
@@ -130,6 +132,31 @@ class Outlook:
         if stage.ranking_flops:
             seconds = short_seconds(stage.ranking_flops / self.plan.speed.flops_per_second)
             lines += _align("", [f"and about {seconds} of ranking before it"])
+        return "\n".join(lines)
+
+    def _aligning_text(self, memory: Memory) -> str:
+        plan, section = self.plan, self.recipe.align
+        assert section is not None
+        layers = plan.teacher.layout().layers("attention")
+        rows = short_count(section.tokens_per_step or plan.sequence_length)
+        flops = plan.align_flops * max(1, plan.speed.gpus)
+        alone = "; one process aligns, and the others wait" if plan.speed.gpus > 1 else ""
+        states = memory.student + memory.gradients + memory.optimizer
+        teacher, mixers, kept = map(short_bytes, (memory.teacher, states, memory.activations))
+        how = f"the mixers, each against its layer's attention, {rows} tokens an update"
+        lines = [
+            f"align: a {plan.mixer} for each of {len(layers)} layers of the teacher, "
+            f"{short_count(plan.align_tokens)} tokens",
+            *_align("train", [f"{how}; they start {section.init.replace('_', ' ')}"]),
+            *_align(
+                "memory",
+                [
+                    f"{teacher} of the teacher, {mixers} of mixers, gradients and optimiser, about "
+                    f"{kept} of activations"
+                ],
+            ),
+            *_align("time", [self._tell_time(plan.align_tokens, flops) + alone]),
+        ]
         return "\n".join(lines)
 
     def _sft_text(self, start: str) -> str:

@@ -61,6 +61,31 @@ def test_the_notes_on_the_page_follow_from_the_formulas():
     assert plan.tokens / seconds / 64 == pytest.approx(2700, abs=50)
 
 
+def test_the_alignment_is_planned_on_one_device():
+    recipe = make_recipe("mixer.init=aligned", "align.tokens=100M", "align.tokens_per_step=8192")
+    plan = make_plan(recipe, LLAMA)
+    assert (plan.align_tokens, plan.tokens) == (10**8, 10**9)
+    head = 2 * LLAMA.hidden_size * LLAMA.vocab_size
+    inner, state = LLAMA.query_size, LLAMA.head_dim
+    mixers = 32 * (2 * LLAMA.mixer_parameters("mamba2") + 6 * inner * state)
+    teacher = LLAMA.flops_per_token(context=2048) - head
+    assert plan.align_flops == pytest.approx(10**8 * (teacher + 3 * mixers))
+    waited = make_plan(make_recipe(), LLAMA).flops + 8 * plan.align_flops
+    assert plan.flops == pytest.approx(waited)
+    memory, trained = plan.align_memory, 32 * LLAMA.mixer_parameters("mamba2")
+    assert memory.teacher == 2 * LLAMA.parameters()
+    assert (memory.student, memory.gradients, memory.optimizer) == (
+        2 * trained, 4 * trained, 8 * trained
+    )  # fmt: skip
+    shell = 32 * 4 * (LLAMA.hidden_size + LLAMA.ffn_size)
+    saved = LLAMA.saved_values(LLAMA.layout().convert(range(32), to="mamba2")) - shell
+    assert memory.activations == 2 * 4096 * saved
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    text = plan.text()
+    assert "a mamba2 for each layer" in text and "in the largest stage, align" in text
+    assert make_plan(make_recipe(), LLAMA).align_memory is None
+
+
 def test_memory_is_what_the_formulas_on_the_page_say():
     recipe = make_recipe()
     memory = plan_memory(recipe, LLAMA, recipe.stages[0], 8, 8)

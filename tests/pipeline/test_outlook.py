@@ -32,6 +32,17 @@ def test_what_is_not_read_is_named_as_dropped(family, init, dropped):
     assert "dropped  self_attn.q_" in text
 
 
+def test_the_alignment_is_told_like_the_stages():
+    more = ("mixer.init=aligned", "align.tokens=10k", "align.tokens_per_step=128")
+    text = look("llama", *more).text("align")
+    assert text.startswith("align: a mamba2 for each of 12 layers of the teacher, 10k tokens\n")
+    assert "128 tokens an update; they start from attention" in text
+    assert "of mixers, gradients and optimiser" in text and "two processor cores" in text
+    machine = ("machine.gpu=h100-sxm", "machine.gpus=8")
+    assert "one process aligns, and the others wait" in look("llama", *more, *machine).text()
+    assert "align:" not in look("llama").text()
+
+
 def test_a_mixer_of_another_kind_and_patterns_of_names():
     text = look(
         "qwen2",
