@@ -52,6 +52,7 @@ def look(page: Path, program: str, out: Path | None = None) -> list[str]:
                 found += [f"{text} (opened)" for text in opened if text not in seen]
                 found += [f"{name}: {text}" for text in list_noise(browser.events)]
         found += list_unnamed(browser.accessibility())
+        browser.open(page, width=WIDTHS["wide"], height=HEIGHT, scheme="dark")
         pdf = browser.print_pdf()
         if out is not None:
             (out / "print.pdf").write_bytes(pdf)

@@ -117,7 +117,7 @@ def agreement_rows(compared: Sequence[Json]) -> tuple[Row, ...]:
     return tuple(
         {"model": one["model"], "position": row["value"], **_without(row, ("by", "value"))}
         for one in compared
-        for row in one["rows"]
+        for row in one.get("rows", ())
         if row["by"] == "position"
     )
 
@@ -141,7 +141,7 @@ def entropy_table(run: RunData) -> Table | None:
     """List agreement by the teacher's entropy; None where the suite was not run."""
     rows: list[Row] = []
     for name, found in run.suites.get("agreement", {}).items():
-        own = [row for row in found["rows"] if row["by"] == "entropy"]
+        own = [row for row in found.get("rows", ()) if row["by"] == "entropy"]
         bounds = [row["value"] for row in own]
         for group, row in enumerate(own):
             last = f"≥ {bounds[group - 1]:g}" if group else "all"

@@ -298,7 +298,7 @@ def _merge(run: RunData) -> tuple[Block, ...]:
         return (Missing("No models have been merged (merge/result.json)."),)
     scored = [row for row in table.rows if row["score"] is not None]
     if len(scored) < len(table.rows):
-        return (table, Missing("Not all of these have been evaluated yet."))
+        return (table, Missing("Not all of these have been evaluated yet."), *_sweep(run))
     best = max(scored, key=lambda row: float(row["score"] or 0))
     merged = scored[-1]
     words = (

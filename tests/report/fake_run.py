@@ -49,9 +49,12 @@ def _layouts(num_layers: int) -> dict[str, Layout]:
 
 def _write_facts(folder: Path, num_layers: int) -> None:
     teacher = {
-        "name": "tiny-teacher", "path": "shipped", "family": "llama", "num_layers": num_layers,
+        "name": "tiny-teacher", "family": "llama", "num_layers": num_layers,
         "hidden_size": 128, "num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "ffn_size": 384,
-        "vocab_size": 640, "parameters": 2_345_678, "fingerprint": "9f2c51d0a4",
+        "vocab_size": 640, "parameters": 2_345_678, "fingerprint": "9f2c51d0a4", "path": "shipped",
+        "tied": False, "rope_theta": 10_000.0, "max_positions": 2048, "window": None,
+        "window_layers": [], "qkv_bias": False, "o_bias": False, "mlp_bias": False,
+        "qk_norm_size": 0,
     }  # fmt: skip
     write_json(folder / "teacher.json", teacher)
     versions = {"hybridize": "0.1.0", "torch": "2.13.0", "python": "3.11.2"}

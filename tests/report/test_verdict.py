@@ -9,7 +9,7 @@ import yaml
 
 from hybridize.core.artifacts import read_json, write_json
 from hybridize.core.errors import RunError
-from hybridize.report import build_comparison, build_report, model_card, rows_training, verdict
+from hybridize.report import build_comparison, model_card, rows_training, verdict
 from hybridize.report.rows_scores import disagreements
 from hybridize.report.run_data import read_run
 from tests.report.fake_run import write_run
@@ -156,10 +156,3 @@ def test_the_card_of_an_unmeasured_model_says_so(tmp_path: Path) -> None:
     assert "has not been evaluated yet" in card and "has not been timed yet" in card
     with pytest.raises(RunError, match="no model 'h99'"):
         model_card(folder, "h99")
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    (folder / "teacher.json").write_text("{")
-    with pytest.raises(RunError, match=r"teacher\.json is not JSON"):
-        build_report(folder)
