@@ -3,7 +3,7 @@
 Legend: T tokens of all requests side by side, D model width, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,17 +25,17 @@ from vllm.v1.kv_cache_interface import MambaSpec
 from hybridize.vllm_plugin.attention import SelfAttention
 from hybridize.vllm_plugin.gated_delta import GatedDelta
 from hybridize.vllm_plugin.mamba1 import Mamba1
-from hybridize.vllm_plugin.mamba2 import Mamba2
+from hybridize.vllm_plugin.mamba2 import EngineMamba2, make_mamba2
 from hybridize.vllm_plugin.sliding import Sliding
 
-MIXERS: dict[str, type[nn.Module]] = {
+MIXERS: dict[str, Callable[[Any, int, str], nn.Module]] = {
     "attention": SelfAttention,
     "gated_delta": GatedDelta,
     "mamba1": Mamba1,
-    "mamba2": Mamba2,
+    "mamba2": make_mamba2,
     "sliding": Sliding,
 }
-"""Kind -> class, called with (vllm_config, layer, prefix); "identity" needs none."""
+"""Kind -> what makes it of (vllm_config, layer, prefix); "identity" needs none."""
 POST_NORM = ("olmo2",)
 """Families whose norms are behind mixer and MLP."""
 STACKED = {
@@ -189,7 +189,7 @@ class HybridForCausalLM(nn.Module, HasInnerState, IsHybrid):
             kind = self.config.mixers[layer]
             if layer in self.config.left_out:
                 continue
-            if kind == "mamba2" and rest == "mixer.A_log":
+            if rest == "mixer.A_log" and isinstance(self.model.layers[layer].mixer, EngineMamba2):
                 yield name.replace("A_log", "A"), tensor
             elif kind == "mamba1" and rest.startswith("mixer.in_proj."):
                 mixer: Any = self.model.layers[layer].mixer

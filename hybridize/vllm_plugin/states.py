@@ -5,9 +5,9 @@ token.
 
 vLLM hands over the tokens of all requests of a step in one row: first those of requests that go on
 by one token, then the others, which bring a prompt or a chunk of one. The former are taken together
-in one call. The latter are taken one request at a time, so that what is computed for a request does
-not depend on which others came with it. Projections, where most of the work is, are outside and see
-all tokens at once.
+in one call or, where copying their states would cost more than calls, one at a time. The latter are
+taken one request at a time, so that what is computed for a request does not depend on which others
+came with it. Projections, where most of the work is, are outside and see all tokens at once.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,9 @@ class StateMixer(nn.Module, MambaBase):
     Subclasses say what their state is (`get_state_shape`, `get_state_dtype`), how it takes in one
     token of many requests (`step`) and many tokens of one (`scan`).
     """
+
+    steps_in_place = False
+    """Whether `step` is called for each request by itself, with its states where they lie."""
 
     def __init__(self, vllm_config: Any, num_outputs: int, prefix: str) -> None:
         super().__init__()
@@ -79,15 +82,28 @@ class StateMixer(nn.Module, MambaBase):
         num_decoding = metadata.num_decode_tokens
         if num_decoding:
             slots_B = metadata.state_indices_tensor_d[:, 0].long()
-            states = tuple(state[slots_B] for state in self.kv_cache)
             seen_B = metadata.seq_lens[:num_decoding] - 1
-            made_BO, states = self.step(hidden_states[:num_decoding], states, seen_B)
-            output[:num_decoding] = made_BO
-            for kept, new in zip(self.kv_cache, states, strict=True):
-                kept[slots_B] = new.to(kept.dtype)
+            self._step_all(hidden_states[:num_decoding], slots_B, seen_B, output[:num_decoding])
         if metadata.num_prefills:
             stop = num_decoding + metadata.num_prefill_tokens
             self._scan_each(metadata, hidden_states[num_decoding:stop], output[num_decoding:stop])
+
+    def _step_all(
+        self, inputs_BI: Tensor, slots_B: Tensor, seen_B: Tensor, output_BO: Tensor
+    ) -> None:
+        if not self.steps_in_place:
+            states = tuple(state[slots_B] for state in self.kv_cache)
+            output_BO[:], states = self.step(inputs_BI, states, seen_B)
+            for kept, new in zip(self.kv_cache, states, strict=True):
+                kept[slots_B] = new.to(kept.dtype)
+            return
+        for row, slot in enumerate(slots_B.tolist()):
+            own = slice(row, row + 1)
+            held = tuple(state[slot : slot + 1] for state in self.kv_cache)
+            output_BO[own], states = self.step(inputs_BI[own], held, seen_B[own])
+            for kept, new in zip(held, states, strict=True):
+                if new.data_ptr() != kept.data_ptr():
+                    kept.copy_(new)
 
     def _scan_each(self, metadata: Any, inputs_TI: Tensor, output_TO: Tensor) -> None:
         bounds = metadata.query_start_loc_p.tolist()
@@ -131,7 +147,9 @@ def shard(sizes: Sequence[int], *trailing: int, dtype: torch.dtype | None = None
 class Taps(nn.Module):
     """The parameters of a depthwise convolution, under the names of torch's own."""
 
-    def __init__(self, sizes: Sequence[int], width: int, *, bias: bool) -> None:
+    def __init__(
+        self, sizes: Sequence[int], width: int, *, bias: bool, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.weight = shard(sizes, 1, width)
-        self.bias = shard(sizes) if bias else None
+        self.weight = shard(sizes, 1, width, dtype=dtype)
+        self.bias = shard(sizes, dtype=dtype) if bias else None
