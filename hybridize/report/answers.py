@@ -36,19 +36,25 @@ def pick(run: RunData) -> ModelFacts | None:
 
 def pick_words(run: RunData) -> str | None:
     """Say which model to take, and why; None where no student has been scored."""
-    chosen, scored, near = pick(run), _scored(run), _near_the_best(run)
+    chosen = pick(run)
     if chosen is None:
         return None
+    but = " Long prompts speak against it, see what was lost." if _forgotten(run, chosen) else ""
+    return f"Pick {chosen.name}: {_reason(run, chosen)}.{but}"
+
+
+def _reason(run: RunData, chosen: ModelFacts) -> str:
+    scored, near = _scored(run), _near_the_best(run)
     if len(scored) == 1:
-        return f"Pick {chosen.name}: the only student evaluated so far."
+        return "the only student evaluated so far"
     timed = stated_context(run) is not None
     others = [model.name for model in near if model.name != chosen.name]
     if not others:
-        return f"Pick {chosen.name}: no other student scores near it."
+        return "no other student scores near it"
     told = f"its score cannot be told from the best (within {NEAR_ERRORS:.0f} standard errors"
     told += f", as those of {', '.join(others)})"
     why = "it is the fastest of these" if timed else "nothing was timed, so the best score decides"
-    return f"Pick {chosen.name}: {told}, and {why}."
+    return f"{told}, and {why}"
 
 
 def answers_table(run: RunData) -> Table | None:
