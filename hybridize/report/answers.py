@@ -20,18 +20,12 @@ NEAR_ERRORS = 2.0
 
 
 def pick(run: RunData) -> ModelFacts | None:
-    """Choose the fastest student whose score is near the best student's; None if none is scored.
+    """Choose the fastest student that no other one clearly beats; None if none is scored.
 
-    Of equally fast ones, and where nothing was timed, the one with the best score.
+    Of equally fast ones, and where nothing was timed, the one with the best score, the last made.
     """
-    near = _near_the_best(run)
-    context, teacher = stated_context(run), list_models(run)[0]
-
-    def worth(model: ModelFacts) -> tuple[float, float]:
-        speed = None if context is None else relative_speed(model, teacher, context)
-        return speed or 0.0, model.score or 0.0
-
-    return max(near, key=worth, default=None)
+    near = _near_the_best(run)[::-1]
+    return max(near, key=lambda model: (_speed(run, model), model.score or 0.0), default=None)
 
 
 def pick_words(run: RunData) -> str | None:
@@ -39,8 +33,19 @@ def pick_words(run: RunData) -> str | None:
     chosen = pick(run)
     if chosen is None:
         return None
-    but = " Long prompts speak against it, see what was lost." if _forgotten(run, chosen) else ""
-    return f"Pick {chosen.name}: {_reason(run, chosen)}.{but}"
+    words = f"Pick {chosen.name}: {_reason(run, chosen)}."
+    faster = _faster(run, chosen)
+    if faster:
+        told = ", ".join(f"{one.name} ({units.ratio_text(_speed(run, one))}x)" for one in faster)
+        words += f" Faster, but clearly lower in score or in another suite: {told}."
+    if _forgotten(run, chosen):
+        words += " Long prompts speak against it, see what was lost."
+    return words
+
+
+def _faster(run: RunData, chosen: ModelFacts) -> list[ModelFacts]:
+    speed = _speed(run, chosen)
+    return [model for model in _scored(run) if _speed(run, model) > speed > 0]
 
 
 def _reason(run: RunData, chosen: ModelFacts) -> str:
@@ -50,7 +55,7 @@ def _reason(run: RunData, chosen: ModelFacts) -> str:
     timed = stated_context(run) is not None
     others = [model.name for model in near if model.name != chosen.name]
     if not others:
-        return "no other student scores near it"
+        return "every other student scores clearly lower, or in another suite"
     told = f"its score cannot be told from the best (within {NEAR_ERRORS:.0f} standard errors"
     told += f", as those of {', '.join(others)})"
     why = "it is the fastest of these" if timed else "nothing was timed, so the best score decides"
@@ -65,15 +70,18 @@ def answers_table(run: RunData) -> Table | None:
     models = {last.name: last}
     if chosen is not None:
         models[chosen.name] = chosen
+        fastest = max(_faster(run, chosen), key=lambda one: _speed(run, one), default=chosen)
+        if len(models) == 1:
+            models[fastest.name] = fastest
     load = _load(run)
     rows: list[dict[str, Cell]] = [
         {"question": question.format(load=load and f" ({load})")} for question in _QUESTIONS
     ]
     columns = [Column("question", "question")]
     for name, model in models.items():
-        only = len(models) == 1 and chosen is not None
-        note = "last made, and to pick" if only else "last made" if model is last else "to pick"
-        columns.append(Column(name, f"{name}, {note}"))
+        notes = ["last made"] if name == last.name else []
+        notes += ["to pick"] if chosen is not None and name == chosen.name else []
+        columns.append(Column(name, f"{name}, {' and '.join(notes) or 'the fastest'}"))
         for row, ask in zip(rows, _QUESTIONS.values(), strict=True):
             row[name] = ask(run, model)
     return Table("answers", "In short", tuple(columns), tuple(rows))
@@ -85,16 +93,35 @@ def _scored(run: RunData) -> list[ModelFacts]:
 
 
 def _near_the_best(run: RunData) -> list[ModelFacts]:
+    """List the students that no other one clearly beats, in the scores or in any other suite."""
     scored = _scored(run)
-    best = max(scored, key=lambda model: model.score or 0.0, default=None)
-    if best is None:
-        return []
+    near = [
+        model
+        for model in scored
+        if not any(_beats(run, other, model) for other in scored if other is not model)
+    ]
+    return near or sorted(scored, key=lambda model: model.score or 0.0)[-1:]
 
-    def is_near(model: ModelFacts) -> bool:
-        error = math.hypot(model.score_error or 0.0, best.score_error or 0.0)
-        return (best.score or 0.0) - (model.score or 0.0) <= NEAR_ERRORS * error
 
-    return [model for model in scored if is_near(model)]
+def _beats(run: RunData, one: ModelFacts, other: ModelFacts) -> bool:
+    pairs = [((one.score, one.score_error), (other.score, other.score_error))]
+    for found in run.suites.values():
+        whole = [found.get(model.name, {}).get("overall") for model in (one, other)]
+        first, second = (
+            (score["accuracy"], score["standard_error"]) if score else None for score in whole
+        )
+        if first and second:
+            pairs.append((first, second))
+    return any(
+        (ours or 0.0) - (theirs or 0.0) > NEAR_ERRORS * math.hypot(error or 0.0, their_error or 0.0)
+        for (ours, error), (theirs, their_error) in pairs
+    )
+
+
+def _speed(run: RunData, model: ModelFacts) -> float:
+    context = stated_context(run)
+    speed = None if context is None else relative_speed(model, list_models(run)[0], context)
+    return speed or 0.0
 
 
 def _layers(run: RunData, model: ModelFacts) -> str:

@@ -55,7 +55,7 @@ vertical-align:top}}
 thead th{{vertical-align:bottom}}
 thead th{{min-width:5em;color:var(--muted);font-weight:500;line-height:1.25}}
 tbody th{{font-weight:600;white-space:nowrap}}
-#table-answers{{width:100%}}
+#table-answers{{width:100%;table-layout:fixed}}
 #table-answers tbody th{{white-space:normal;width:25%}}
 td.number,th.number{{text-align:right;padding-left:6px}}
 td.number{{white-space:nowrap}}

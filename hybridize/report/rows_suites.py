@@ -10,9 +10,9 @@ SIGNIFICANT = 0.05
 
 
 PAIRED_WORDS = (
-    "Both models answer the same problems, so the difference is counted problem by problem: the "
-    "interval is a bootstrap over the problems, p that of McNemar's exact test that both are right "
-    "equally often."
+    "All models answer the same problems, so each is compared with the teacher problem by problem: "
+    "the interval is a bootstrap over the problems, p that of McNemar's exact test that both are "
+    "right equally often."
 )
 RECALL_WORDS = (
     "A cell per length of the prompt and depth of the facts in it, stronger where more are found; "

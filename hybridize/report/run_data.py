@@ -93,7 +93,10 @@ def read_run(path: Path | str) -> RunData:
         sft=reader.stage(folder.sft, "sft") if folder.sft.is_dir() else None,
         merge=reader.values(folder.merge),
         sweep=reader.values(folder.merge / "sweep"),
-        evaluations=reader.each(folder.path / "eval", ("kinds", "overall")),
+        evaluations=_in_order(
+            reader.each(folder.path / "eval", ("kinds", "overall")),
+            [stage.name.partition("-")[2] for stage in stages],
+        ),
         suites=reader.suites(
             folder.path / "eval",
             teacher=Path(str((teacher or {}).get("path", "shipped"))).name,
@@ -156,15 +159,14 @@ class _Reader:
 
         Models are put in the order of the run; a teacher named after its folder is `teacher`.
         """
-        order = ["teacher", *stages, "sft", "merge"]
         suites: dict[str, dict[str, Json]] = {}
         for path in sorted(evals.glob("*/")):
             found = {} if _is_of_a_model(path) else self.each(path)
             if teacher in found and "teacher" not in found:
                 found["teacher"] = found.pop(teacher)
-            names = sorted(found, key=lambda name: order.index(name) if name in order else 99)
-            if names:
-                suites[path.name] = {name: {**found[name], "model": name} for name in names}
+            if found:
+                found = {name: {**value, "model": name} for name, value in found.items()}
+                suites[path.name] = _in_order(found, stages)
         return suites
 
     def importance(self, folder: Path) -> dict[str, Importance]:
@@ -188,6 +190,13 @@ class _Reader:
         except RunError:
             self._note(path, f"line {len(lines) + 1} is not JSON; the lines before it are shown")
         return StageData(name=name, values=self.values(folder), metrics=tuple(lines))
+
+
+def _in_order(found: Mapping[str, Json], stages: Sequence[str]) -> dict[str, Json]:
+    """Put models in the order of the run, those it does not know last."""
+    order = ["teacher", *stages, "sft", "merge"]
+    names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    return {name: found[name] for name in names}
 
 
 def _is_of_a_model(folder: Path) -> bool:

@@ -222,7 +222,7 @@ def _scores(run: RunData) -> tuple[Block, ...]:
     blocks.append(rows_scores.score_matrix_table(run))
     paired = rows_suites.paired_table(run)
     if paired is not None:
-        blocks += [paired, Paragraph(rows_suites.PAIRED_WORDS)]
+        blocks += [Paragraph(rows_suites.PAIRED_WORDS), Folded(paired)]
     blocks += [*rows_suites.suite_tables(run), Folded(table)]
     folded = [Folded(groups)] if (groups := rows_suites.groups_table(run)) else []
     return (*blocks, *folded)

@@ -37,7 +37,21 @@ def test_the_fastest_of_the_students_near_the_best_is_picked(folder: Path) -> No
         "h4), and it is the fastest of these."
     )
     _score(folder, {"h7": 0.85})
-    assert pick_words(read_run(folder)) == "Pick h4: no other student scores near it."
+    assert pick_words(read_run(folder)).startswith(
+        "Pick h4: every other student scores clearly lower, or in another suite. "
+        "Faster, but clearly lower in score or in another suite: h7 (1."
+    )
+
+
+def test_a_student_that_is_beaten_in_another_suite_is_not_picked(folder: Path) -> None:
+    for model, accuracy in {"h4": 0.9, "h7": 0.8}.items():
+        whole = {"accuracy": accuracy, "standard_error": 0.01, "num_problems": 100}
+        found = {"model": model, "kinds": {}, "overall": whole}
+        write_json(folder / "eval" / "full" / f"{model}.json", found)
+    words = pick_words(read_run(folder))
+    assert words.startswith("Pick h4: ") and "in another suite: h7 (1." in words
+    table = answers_table(read_run(folder))
+    assert [column.heading for column in table.columns[1:]] == ["merge, last made", "h4, to pick"]
 
 
 def test_of_equally_fast_ones_the_better_is_picked(folder: Path) -> None:
