@@ -51,9 +51,11 @@ def write_serving(bench: Mapping[str, Any], out: Path) -> list[Path]:
 def describe_load(bench: Mapping[str, Any]) -> str:
     """Say in a sentence how it was measured."""
     threads = f"{bench['threads']} threads" if bench["threads"] else "threads as the engine chooses"
+    repeats = bench["repeats"]
+    often = f"medians of {repeats}" if repeats > 1 else "measured once"
     return (
-        f"{bench['engine']} {bench['version']}, {bench['dtype']}, {threads}; medians of "
-        f"{bench['repeats']}, models in turn, prefix caching off and every prompt different."
+        f"{bench['engine']} {bench['version']}, {bench['dtype']}, {threads}; {often}, models in "
+        "turn, prefix caching off and every prompt different."
     )
 
 
