@@ -175,7 +175,19 @@ def _lost(run: RunData, model: ModelFacts) -> str:
     worse = [row for row in table.rows if row["significant"]] if table else []
     lost = [f"{row['kind']} by {_loss(row):.2f}" for row in worse]
     words += f"; worse: {', '.join(lost)}" if lost else "; no kind is worse beyond chance"
-    return words + _forgotten(run, model)
+    return words + _other_suites(run, model) + _forgotten(run, model)
+
+
+def _other_suites(run: RunData, model: ModelFacts) -> str:
+    """Say what share of the teacher's score each other suite but recall finds."""
+    words = ""
+    for suite, found in run.suites.items():
+        ours, theirs = (found.get(name, {}).get("overall") for name in (model.name, "teacher"))
+        if suite != "recall" and ours and theirs and theirs["accuracy"]:
+            words += (
+                f"; suite {suite}: {ours['accuracy'] / theirs['accuracy']:.2f} of the teacher's"
+            )
+    return words
 
 
 def _forgotten(run: RunData, model: ModelFacts) -> str:
