@@ -7,11 +7,14 @@ rather than recorded, in the place of the logits, so that at no moment more than
 exists. All losses are in nats, in float32, summed over tokens. At a temperature other than 1 both
 distributions are softened before they are compared; the result is not multiplied by the squared
 temperature.
+
+A divergence is made of differences of logits, small ones where the student is near. Float32 models
+on a CPU take both products and their difference in float64, a few words at a time, and round what
+is kept; elsewhere logits are products of the models' own type.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import log
 from typing import Any
 
 import torch
@@ -22,52 +25,62 @@ CHUNK_VALUES, FAR_CHUNK_VALUES = 2**25, 2**27
 """Logits held at a time by default, student's and teacher's together: on the CPU 128 MiB in
 float32; elsewhere 512 MiB, because fewer tokens would leave an accelerator waiting for memory."""
 BLOCK_VALUES, FAR_BLOCK_VALUES = 2**18, 2**24
-"""Logits that losses are computed of at a time: what fits a cache, or fills an accelerator."""
+"""Logits that losses are computed of at a time: what fits a cache, or fills an accelerator. So
+many weights of a head and products with them are also held in float64."""
+FAR_RATIO = -80.0
+"""Log of p / q below which p is nothing beside q, but its inverse still a float32."""
 
 LossTerm = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
-"""(student_NV, teacher_NV, targets_N) -> nats_N and gradient_NV with respect to student logits.
+"""(student_NV, ratio_NV, targets_N) -> nats_N and gradient_NV with respect to student logits.
 
-`student_NV` and `teacher_NV` are log probabilities; what a loss does not use may be None.
+`student_NV` is log p, of the student's probabilities p, and `ratio_NV` log(p / q), q the teacher's:
+near the teacher it is far more exact than a difference of log probabilities. What a loss does not
+use may be None. It must leave both as they are.
 """
 
 
 def reverse_kl(
-    student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor | None = None
+    student_NV: Tensor, ratio_NV: Tensor | None, targets_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return KL(student || teacher), the student's own view of its error (Apriel-H1's loss)."""
-    assert teacher_NV is not None, "reverse KL compares with a teacher"
+    assert ratio_NV is not None, "reverse KL compares with a teacher"
     probability_NV = student_NV.exp()
-    ratio_NV = student_NV - teacher_NV
     nats_N = (probability_NV * ratio_NV).sum(-1)
-    return nats_N, ratio_NV.sub_(nats_N[:, None]).mul_(probability_NV)
+    return nats_N, (ratio_NV - nats_N[:, None]).mul_(probability_NV)
 
 
 def forward_kl(
-    student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor | None = None
+    student_NV: Tensor, ratio_NV: Tensor | None, targets_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return KL(teacher || student), which makes the student cover all that the teacher may say."""
-    assert teacher_NV is not None, "forward KL compares with a teacher"
-    teacher_probability_NV = teacher_NV.exp()
-    nats_N = (teacher_probability_NV * (teacher_NV - student_NV)).sum(-1)
-    return nats_N, student_NV.exp().sub_(teacher_probability_NV)
+    """Return KL(teacher || student), which makes the student cover all that the teacher may say.
+
+    Its gradient p - q is the larger of both times 1 - exp(-|log(p / q)|).
+    """
+    assert ratio_NV is not None, "forward KL compares with a teacher"
+    teacher_NV = student_NV - ratio_NV
+    larger_NV = torch.maximum(student_NV, teacher_NV).exp_()
+    nats_N = -teacher_NV.exp_().mul_(ratio_NV).sum(-1)
+    gradient_NV = ratio_NV.abs().neg_().expm1_().mul_(larger_NV)
+    return nats_N, gradient_NV.copysign_(ratio_NV)
 
 
 def js(
-    student_NV: Tensor, teacher_NV: Tensor | None, targets_N: Tensor | None = None
+    student_NV: Tensor, ratio_NV: Tensor | None, targets_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the Jensen-Shannon divergence: the mean KL of both to their mixture, at most log 2."""
-    assert teacher_NV is not None, "the Jensen-Shannon divergence compares with a teacher"
-    mixture_NV = torch.logaddexp(student_NV, teacher_NV) - log(2)
+    assert ratio_NV is not None, "the Jensen-Shannon divergence compares with a teacher"
+    inverse_NV = ratio_NV.neg().clamp_(max=-FAR_RATIO)
+    to_mixture_NV = torch.expm1(inverse_NV).div_(2).log1p_().neg_()
     probability_NV = student_NV.exp()
-    ratio_NV = student_NV - mixture_NV
-    student_nats_N = (probability_NV * ratio_NV).sum(-1)
-    teacher_nats_N = (teacher_NV.exp() * (teacher_NV - mixture_NV)).sum(-1)
-    gradient_NV = ratio_NV.sub_(student_nats_N[:, None]).mul_(probability_NV).mul_(0.5)
+    student_nats_N = (probability_NV * to_mixture_NV).sum(-1)
+    teacher_NV = (student_NV - ratio_NV).exp_()
+    teacher_nats_N = inverse_NV.add_(to_mixture_NV).mul_(teacher_NV).sum(-1)
+    gradient_NV = to_mixture_NV.sub_(student_nats_N[:, None]).mul_(probability_NV).mul_(0.5)
     return (student_nats_N + teacher_nats_N) / 2, gradient_NV
 
 
 def cross_entropy(
-    student_NV: Tensor, teacher_NV: Tensor | None = None, targets_N: Tensor | None = None
+    student_NV: Tensor, ratio_NV: Tensor | None = None, targets_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the negative log probability of the token that follows."""
     assert targets_N is not None, "cross entropy needs the tokens that follow"
@@ -123,9 +136,11 @@ def head_losses(
     on_cpu, vocab_size = hidden_ND.device.type == "cpu", head.weight_VD.shape[0]
     num_heads = 1 if teacher_head is None else 2
     most = CHUNK_VALUES if on_cpu else FAR_CHUNK_VALUES
-    teacher = None
+    matmul, teacher, in_float64 = _matmul_type(hidden_ND), None, False
     if teacher_hidden_ND is not None and teacher_head is not None:
-        teacher = (teacher_hidden_ND, _cast(teacher_head, _matmul_type(teacher_hidden_ND)))
+        teacher_matmul = _matmul_type(teacher_hidden_ND)
+        teacher = (teacher_hidden_ND, _cast(teacher_head, teacher_matmul))
+        in_float64 = on_cpu and matmul == teacher_matmul == torch.float32
     call = _Call(
         divisor=head.divisor,
         teacher=teacher,
@@ -133,7 +148,8 @@ def head_losses(
         terms=tuple(terms),
         chunk_tokens=chunk_tokens or max(1, most // (num_heads * vocab_size)),
         block_values=BLOCK_VALUES if on_cpu else FAR_BLOCK_VALUES,
-        matmul=_matmul_type(hidden_ND),
+        matmul=matmul,
+        in_float64=in_float64,
         with_gradient=torch.is_grad_enabled(),
     )
     apply: Callable[..., tuple[Tensor, Tensor]] = _HeadLosses.apply
@@ -151,6 +167,8 @@ class _Call:
     chunk_tokens: int
     block_values: int
     matmul: torch.dtype
+    in_float64: bool
+    """Products with the heads are taken in float64: there is a teacher to differ from."""
     with_gradient: bool
 
 
@@ -202,16 +220,15 @@ def _run(
         head = Head(weight_VD.to(call.matmul), bias_V, call.divisor)
         rows = min(call.chunk_tokens, hidden_ND.shape[0])
         logits_NV = head.weight_VD.new_empty(rows, weight_VD.shape[0])
-        teacher_logits_NV = None
+        other_NV = None
         if call.teacher is not None:
-            teacher_logits_NV = call.teacher[1].weight_VD.new_empty(logits_NV.shape)
+            other_NV = call.teacher[1].weight_VD.new_empty(logits_NV.shape)
         for start in range(0, hidden_ND.shape[0], call.chunk_tokens):
             part = slice(start, start + call.chunk_tokens)
             part_ND = hidden_ND[part].to(call.matmul)
-            gradient_NV = torch.mm(part_ND, head.weight_VD.T, out=logits_NV[: len(part_ND)])
-            if call.teacher is not None and teacher_logits_NV is not None:
-                _product(call.teacher, part, teacher_logits_NV)
-            _differentiate(call, head, gradient_NV, teacher_logits_NV, part, sums, any(needs))
+            gradient_NV = logits_NV[: len(part_ND)]
+            _multiply(call, head, part, part_ND, gradient_NV, other_NV)
+            _differentiate(call, head, gradient_NV, other_NV, part, sums, any(needs))
             if bias_grad_V is not None:
                 bias_grad_V += gradient_NV.sum(0, dtype=exact)
             if hidden_grad_ND is not None:
@@ -221,17 +238,47 @@ def _run(
     return sums.to(exact), (hidden_grad_ND, weight_grad_VD, bias_grad_V)
 
 
-def _product(teacher: tuple[Tensor, Head], part: slice, logits_NV: Tensor) -> None:
-    hidden_ND, head = teacher
-    part_ND = hidden_ND[part].to(head.weight_VD.dtype)
-    torch.mm(part_ND, head.weight_VD.T, out=logits_NV[: len(part_ND)])
+def _multiply(
+    call: _Call,
+    head: Head,
+    part: slice,
+    part_ND: Tensor,
+    logits_NV: Tensor,
+    other_NV: Tensor | None,
+) -> None:
+    """Put a chunk's products with the heads in two places, the student's and the teacher's.
+
+    Of float64 ones the logits of the student are put there, and their excess over the teacher's.
+    """
+    if call.teacher is None or other_NV is None:
+        torch.mm(part_ND, head.weight_VD.T, out=logits_NV)
+        return
+    hidden_ND, teacher_head = call.teacher
+    teacher_ND, other_NV = hidden_ND[part], other_NV[: len(part_ND)]
+    if not call.in_float64:
+        torch.mm(part_ND, head.weight_VD.T, out=logits_NV)
+        torch.mm(teacher_ND.to(other_NV.dtype), teacher_head.weight_VD.T, out=other_NV)
+        return
+    part_ND, teacher_ND = part_ND.double(), teacher_ND.double()
+    size = max(1, call.block_values // max(part_ND.shape))
+    for start in range(0, logits_NV.shape[1], size):
+        words = slice(start, start + size)
+        student_NV = _float64_logits(part_ND, head, words)
+        logits_NV[:, words] = student_NV
+        other_NV[:, words] = student_NV.sub_(_float64_logits(teacher_ND, teacher_head, words))
+
+
+def _float64_logits(hidden_ND: Tensor, head: Head, words: slice) -> Tensor:
+    weight_VD, bias_V = head.weight_VD[words].double(), head.bias_V
+    head = Head(weight_VD, None if bias_V is None else bias_V[words], head.divisor)
+    return _finish(hidden_ND @ weight_VD.T, head, torch.float64)
 
 
 def _differentiate(
     call: _Call,
     head: Head,
     logits_NV: Tensor,
-    teacher_logits_NV: Tensor | None,
+    other_NV: Tensor | None,
     part: slice,
     sums: Tensor,
     with_gradient: bool,
@@ -244,14 +291,13 @@ def _differentiate(
     rows = max(1, call.block_values // logits_NV.shape[1])
     for start in range(0, len(logits_NV), rows):
         block = slice(start, min(start + rows, len(logits_NV)))
-        teacher_NV = targets_N = None
-        if call.teacher is not None and teacher_logits_NV is not None:
-            teacher_NV = _finish(teacher_logits_NV[block], call.teacher[1], exact)
-        if call.targets_N is not None:
-            targets_N = call.targets_N[part][block]
-        gradient_NV = _mix(
-            sums, call.terms, _finish(logits_NV[block], head, exact), teacher_NV, targets_N
-        )
+        block_NV, excess_NV = logits_NV[block], None if other_NV is None else other_NV[block]
+        if not call.in_float64:
+            block_NV = _finish(block_NV, head, exact)
+            if call.teacher is not None and excess_NV is not None:
+                excess_NV = block_NV - _finish(excess_NV, call.teacher[1], exact)
+        targets_N = None if call.targets_N is None else call.targets_N[part][block]
+        gradient_NV = _mix(sums, call.terms, block_NV, excess_NV, targets_N)
         if with_gradient:
             logits_NV[block] = _divide(gradient_NV, head.divisor)
 
@@ -260,20 +306,23 @@ def _mix(
     sums: Tensor,
     terms: tuple[Term, ...],
     logits_NV: Tensor,
-    teacher_logits_NV: Tensor | None,
+    excess_NV: Tensor | None,
     targets_N: Tensor | None,
 ) -> Tensor:
-    """Add the losses of a block to `sums`; return the weighted gradient of its logits."""
+    """Add the losses of a block to `sums`; return the weighted gradient of its logits.
+
+    `excess_NV` is what the logits are above the teacher's.
+    """
     gradient_NV = None
     for temperature in dict.fromkeys(term.temperature for term in terms):
-        student_NV = _log_softmax(_divide(logits_NV, temperature))
-        teacher_NV = None
-        if teacher_logits_NV is not None:
-            teacher_NV = _log_softmax(_divide(teacher_logits_NV, temperature))
+        student_NV, ratio_NV = _normalise(
+            _divide(logits_NV, temperature),
+            None if excess_NV is None else _divide(excess_NV, temperature),
+        )
         for index, term in enumerate(terms):
             if term.temperature != temperature:
                 continue
-            nats_N, term_gradient_NV = term.loss(student_NV, teacher_NV, targets_N)
+            nats_N, term_gradient_NV = term.loss(student_NV, ratio_NV, targets_N)
             sums[index] += nats_N.sum(dtype=sums.dtype)
             if not term.weight:
                 continue
@@ -285,9 +334,22 @@ def _mix(
     return torch.zeros_like(logits_NV) if gradient_NV is None else gradient_NV
 
 
-def _log_softmax(logits_NV: Tensor) -> Tensor:
-    """Normalise logits; over a large vocabulary torch's own adds up ten times the rounding."""
-    return logits_NV - logits_NV.logsumexp(-1, keepdim=True)
+def _normalise(logits_NV: Tensor, excess_NV: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return log p of a student and log(p / q) of it and a teacher, from its logits and excess."""
+    student_NV, sum_N1 = _log_softmax(logits_NV)
+    if excess_NV is None:
+        return student_NV, None
+    above_N1 = sum_N1 - _log_softmax(logits_NV - excess_NV)[1]
+    return student_NV, excess_NV - above_N1.to(logits_NV.dtype)
+
+
+def _log_softmax(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log probabilities and, in float64, the log of the sum of exponentials: the difference
+    of two such sums is a part of a divergence."""
+    most_N1 = logits_NV.amax(-1, keepdim=True)
+    below_NV = logits_NV - most_N1
+    sum_N1 = below_NV.exp().sum(-1, keepdim=True, dtype=torch.float64).log_()
+    return below_NV.sub_(sum_N1.to(logits_NV.dtype)), sum_N1 + most_N1
 
 
 def _finish(products_NV: Tensor, head: Head, exact: torch.dtype) -> Tensor:

@@ -158,6 +158,64 @@ def test_a_kept_graph_can_be_gone_through_again(case):
     torch.testing.assert_close([2 * x / 3 for x in second], list(first))
 
 
+def near(distance, *, scale=1.0, tokens=16, width=1024, vocab=4096):
+    """A student whose logits differ from a teacher's by `distance` of their spread, 2 `scale`."""
+    make = torch.Generator().manual_seed(2)
+    teacher_ND = torch.randn(tokens, width, generator=make)
+    teacher_VD = torch.randn(vocab, width, generator=make) * (2 * scale / width**0.5)
+    noise_ND = torch.randn(tokens, width, generator=make)
+    return {
+        "hidden_ND": (teacher_ND + distance * noise_ND).requires_grad_(),
+        "weight_VD": (teacher_VD + 1e-4 * distance).requires_grad_(),
+        "bias_V": torch.randn(vocab, generator=make).mul_(distance).requires_grad_(),
+        "teacher_hidden_ND": teacher_ND,
+        "teacher_weight_VD": teacher_VD,
+        "targets_N": torch.randint(vocab, (tokens,), generator=make),
+    }
+
+
+def double(case):
+    """The same values in float64."""
+    return {
+        name: value.detach().double().requires_grad_(value.requires_grad)
+        if value.is_floating_point()
+        else value
+        for name, value in case.items()
+    }
+
+
+def relative(found, wanted):
+    return float(((found - wanted).norm() / wanted.norm()).detach())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("distance", [1.0, 0.1, 0.02])
+def test_float32_differs_from_float64_by_less_than_1e_6(loss, distance):
+    """At 1 to 0.0003 nats a token; products taken in float32 give 2e-6 to 4e-5."""
+    case = near(distance)
+    total, _ = losses(case, [Term(loss)], 6)
+    expected = reference(double(case), loss)
+    assert expected.dtype == torch.float64
+    if distance > 0.05:
+        assert relative(total, expected) < 1e-6
+    exact = double(case)
+    wanted = gradients(exact, reference(exact, loss))
+    for found, gradient in zip(gradients(case, total), wanted, strict=True):
+        assert relative(found, gradient) < 1e-6
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_distributions_far_apart_stay_finite(loss):
+    """Where one says nothing of what the other is sure of, by e to the hundreds."""
+    case = near(1.0, scale=60.0, vocab=64)
+    total, _ = losses(case, [Term(loss)])
+    exact = double(case)
+    expected = reference(exact, loss)
+    assert relative(total, expected) < 1e-5
+    for found, gradient in zip(gradients(case, total), gradients(exact, expected), strict=True):
+        assert (found - gradient).norm() < 1e-4 * (1 + gradient.norm())
+
+
 class Peak(TorchDispatchMode):
     """Counts the bytes of all tensors made within it, and the most that lived at a time."""
 
