@@ -88,6 +88,9 @@ def runs(tmp_path_factory):
     jobs["layers"] = {"watch": {"loss": LAYERS}}
     expected["layers"], error = train_alone(folder / "one-layers", **jobs["layers"])
     assert error is None
+    jobs["skipping"] = {"watch": {"poison": 13}, "skip_bad_batches": 1}
+    expected["skipping"], error = train_alone(folder / "one-skipping", **jobs["skipping"])
+    assert error is None
     jobs["poisoned"] = {"watch": {"poison": 13}}
     process = start({str(folder / name): job for name, job in jobs.items()})
     _, errors = process.communicate(timeout=200)
@@ -148,6 +151,23 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all(runs):
         assert (folder / f"poisoned.{rank}").read_text().startswith(words)
     (kept,) = (folder / "poisoned" / "checkpoint").iterdir()
     assert kept.name == "step-00000002"
+
+
+def test_a_step_that_is_bad_on_one_rank_is_left_out_by_all(runs):
+    folder, expected = runs
+    found = load_file(folder / "skipping" / "weights.safetensors")
+    lines, alone = (
+        list(read_jsonl(folder / name / "metrics.jsonl")) for name in ("skipping", "one-skipping")
+    )
+    assert [line["step"] for line in lines if "left_out" in line] == [3]
+    assert lines[2]["left_out"] == alone[2]["left_out"] == {
+        "because": "the loss", "rows": [12, 13]
+    }  # fmt: skip
+    for line, other in zip(lines, alone, strict=True):
+        assert line.get("loss", 0.0) == pytest.approx(other.get("loss", 0.0), rel=1e-5)
+    for name, value in found.items():
+        if name != "calls":
+            torch.testing.assert_close(value, expected["skipping"][name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_damaged_share_is_refused_by_name(runs, tmp_path):
