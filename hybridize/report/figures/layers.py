@@ -22,7 +22,6 @@ def layout_strips(rows: Sequence[Row], width: int) -> str:
     per_line = max(10, int((width - gutter - 8) / 15) // 10 * 10)
     per_line = min(per_line, num_layers)
     cell = min(26.0, (width - gutter - 8 - 4 * ((per_line - 1) // 10)) / per_line)
-    lines = -(-num_layers // per_line)
     parts: list[str] = []
     for layer in range(0, per_line, 5 if cell < 20 else 1):
         x = gutter + layer * cell + 4 * (layer // 10) + cell / 2
@@ -40,7 +39,8 @@ def layout_strips(rows: Sequence[Row], width: int) -> str:
         end = gutter + per_line * cell + 4 * ((per_line - 1) // 10) + 12
         if end + svg.text_width(note, 11) < width:
             parts.append(svg.text(end, top + cell / 2 + 4, note, "note"))
-        top += lines * (cell + 2) + (5 if lines == 1 else 11)
+        lines = -(-Layout.parse(str(row["layout"])).num_layers // per_line)
+        top += lines * (cell + 2) + (5 if num_layers <= per_line else 11)
     return svg.document(
         name=f"layout-strips-{width}",
         title="Layout of each model",
