@@ -106,7 +106,7 @@ def _bump_panel(
 ) -> tuple[list[str], float]:
     num = len(rows)
     pitch = 17.0 if num <= 24 else 12.0
-    start, x_before, x_after = top + 58, left + 66, left + width - 92
+    start, x_before, x_after = top + 58, left + 66, left + width - 112
     dark = _highlighted(rows)
     parts = [
         svg.text(left, top + 14, f"before {rows[0]['stage']}", "strong"),
