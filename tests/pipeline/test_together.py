@@ -15,7 +15,12 @@ from hybridize.core.artifacts import read_json, read_jsonl
 from hybridize.core.errors import RunError
 from hybridize.models.loading import load_model
 from hybridize.pipeline.consolidate import consolidate
+from hybridize.tasks import make
+from hybridize.tasks.words import VOCABULARY
 from tests.pipeline.small import MODELS, NODES, node_states, run
+from tests.tiny import tiny_teacher
+from tests.tiny_tasks import task_tokenizer
+from tests.training.text_files import write
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +119,37 @@ def test_a_terminated_job_keeps_a_checkpoint_and_bfloat16_weights_stay_so(recipe
         torch.float32
     }
     assert tensors["model.embed_tokens.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_two_processes_align_read_stored_text_and_keep_heads_tied(recipe, tmp_path):
+    teacher = tiny_teacher(layers=4, vocab=len(VOCABULARY), tie_word_embeddings=True)
+    teacher.save_pretrained(tmp_path / "teacher")
+    task_tokenizer().save_pretrained(tmp_path / "teacher")
+    problems = (make("add", seed=1, index=index, split="train") for index in range(60))
+    text = write(
+        tmp_path / "text.jsonl",
+        [{"prompt": one.prompt_text, "completion": one.completion_text} for one in problems],
+    )
+    asked = [
+        f"teacher.model={tmp_path / 'teacher'}",
+        f"data.train={{kind: jsonl, path: {text}}}",
+        "mixer.init=aligned",
+        "align.tokens=1024",
+    ]
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    run(recipe, alone, *asked, until="h1")
+    options = [option for override in asked for option in ("--set", override)]
+    finish(start(recipe, out, "--until", "h1", *options))
+    for layer in range(4):
+        name = f"align/layer-{layer:02d}.safetensors"
+        assert (out / name).read_bytes() == (alone / name).read_bytes()
+    assert_same_weights(out, alone, MODELS[0])
+    for line, other in zip(
+        *(list(read_jsonl(f / MODELS[0] / "metrics.jsonl")) for f in (out, alone)), strict=True
+    ):
+        assert line["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    assert load_model(out / MODELS[0] / "model").config.tie_word_embeddings
 
 
 def test_what_is_no_checkpoint_of_a_run_is_refused(tmp_path, copied):
