@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from hybridize.cli.app import app
 from hybridize.cli.scoring import name_of
 from hybridize.core.artifacts import read_json
+from hybridize.core.catalog import known_names
 from hybridize.core.errors import ModelError, RecipeError
 from hybridize.evaluation.subjects import InProcess
 from hybridize.models.model import load
@@ -142,6 +143,18 @@ def test_the_commands_write_files_and_figures(folder, tmp_path):
     out = call("eval", folder, "--stock", "--suite", SUITE, "--limit", 1, "--json",
                "--max-new-tokens", 2)  # fmt: skip
     assert json.JSONDecoder().raw_decode(out)[0][0]["machine"]["class"] == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("suite", known_names("suites"))
+def test_every_suite_writes_the_same_bytes_twice_by_command(folder, tmp_path, suite):
+    task_student(load(folder), "AM", name="h1").save(tmp_path / "h1")
+    asked = ["eval", folder, tmp_path / "h1", "--suite", suite, "--limit", 1]
+    asked += ["--max-new-tokens", 2, "--lengths", "48"]
+    for name in ("one", "two"):
+        call(*asked, "--out", tmp_path / name)
+    one = files_of(tmp_path / "one")
+    assert one == files_of(tmp_path / "two") and len(one) >= 2
+    assert any(path.name == "timing.json" for path in (tmp_path / "one").rglob("*"))
 
 
 @pytest.mark.parametrize(
