@@ -17,7 +17,8 @@ BAD = """<!doctype html><html><head><title>bad</title></head><body>
 <svg viewBox="0 0 100 40" width="300" height="120"><title id="bad-title">bad</title>
 <rect width="9" height="9"/><text x="10" y="20">first</text><text x="12" y="21">second</text>
 <text x="90" y="35">cut off here</text><text x="1" y="38" style="font-size:1px">tiny</text></svg>
-<table><thead><tr><th scope="col">a</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table><h3>too deep</h3>
+<table><thead><tr><th scope="col">a</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>
+<h3>too deep</h3>
 <script>console.error("boom")</script></body></html>"""
 
 
