@@ -30,12 +30,20 @@ CLAIMS: tuple[Claim, ...] = (
         words="Weights from attention beat random ones.",
         better="base",
         worse="random_init",
+        guess=(
+            "At 1e-3 these tokens move every weight far from any start; at the paper's 5e-6 a "
+            "start is most of what there is."
+        ),
     ),
     Claim(
         name="staged",
         words="Three stages beat converting all at once, with the same tokens.",
         better="staged",
         worse="base",
+        guess=(
+            "The last layers to go get a third of the tokens here, and one of them is the "
+            "layer this teacher misses most; the paper's later stages each had billions."
+        ),
     ),
     Claim(
         name="forward_kl",
@@ -43,6 +51,11 @@ CLAIMS: tuple[Claim, ...] = (
         better="reverse_kl",
         worse="forward_kl",
         metric="accuracy",
+        guess=(
+            "Just after converting, the student gives the right word next to nothing, and the "
+            "gradient of reverse KL is weighted by what the student gives. The paper trains "
+            "until that is long past."
+        ),
     ),
     Claim(
         name="js",
@@ -51,6 +64,7 @@ CLAIMS: tuple[Claim, ...] = (
         worse="js",
         metric="accuracy",
         of_paper=False,
+        guess=("Its gradient is weighted by the student's own probability too."),
     ),
     Claim(
         name="both_kl",
@@ -59,6 +73,7 @@ CLAIMS: tuple[Claim, ...] = (
         worse="both_kl",
         metric="accuracy",
         of_paper=False,
+        guess=("As for forward KL: the half of it teaches where reverse KL is silent."),
     ),
     Claim(
         name="pure",
@@ -66,6 +81,10 @@ CLAIMS: tuple[Claim, ...] = (
         better="reverse_kl",
         worse="base",
         metric="accuracy",
+        guess=(
+            "As for forward KL; and the text of these tasks is right, so that cross entropy "
+            "never pulls away from the teacher."
+        ),
     ),
     Claim(
         name="teacher",
@@ -74,6 +93,10 @@ CLAIMS: tuple[Claim, ...] = (
         worse="cross_entropy",
         metric="accuracy",
         of_paper=False,
+        guess=(
+            "The text is the teacher's own kind of trace and has one right continuation at "
+            "most places: a teacher adds little to it."
+        ),
     ),
     Claim(
         name="traces",
@@ -98,6 +121,7 @@ CLAIMS: tuple[Claim, ...] = (
         words="MMR after its short distillation chooses better than before it.",
         better="replace_one",
         worse="replace_one_at_0",
+        guess=("The first cut is the same in some seeds, and what differs is one layer of seven."),
     ),
     Claim(
         name="mamba2",
@@ -125,6 +149,10 @@ CLAIMS: tuple[Claim, ...] = (
         better="aligned_heads",
         worse="base",
         of_paper=False,
+        guess=(
+            "This teacher has two key-value heads, whose four groups of 16 channels are few "
+            "to confuse."
+        ),
     ),
     Claim(
         name="dt_bias",
@@ -132,6 +160,7 @@ CLAIMS: tuple[Claim, ...] = (
         better="dt_bias_once",
         worse="base",
         of_paper=False,
+        guess=("The bias is trained: twice its value is another start, not another function."),
     ),
     Claim(
         name="calibration",
@@ -139,6 +168,9 @@ CLAIMS: tuple[Claim, ...] = (
         better="calibrated",
         worse="base",
         of_paper=False,
+        guess=(
+            "It fits gates and outputs, and most of what is missing at this budget is elsewhere."
+        ),
     ),
 )
 
