@@ -130,7 +130,10 @@ GGUF = {
     "mamba2": (student("AMAM"), None),
     "no attention": (student("MMMM"), "keep one attention layer"),
     "wide heads": (student("AMAM", model_type="mistral", head_dim=16, sliding_window=None), None),
-    "gated delta": (student("AGAG", model_type="qwen3"), "layers are gated_delta, and granitehybrid"),
+    "gated delta": (
+        student("AGAG", model_type="qwen3"),
+        "layers are gated_delta, and granitehybrid",
+    ),
     "unconverted": ({**TEACHER, "model_type": "qwen3"}, None),
     "a family llama.cpp lacks": (
         {**TEACHER, "model_type": "olmo2"},
