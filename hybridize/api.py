@@ -351,10 +351,10 @@ def run(
 
 
 def open_run(folder: Path | str) -> RunData:
-    """Read a run folder, finished or not.
+    """Read a run folder, finished or not; damaged files are left out and named in `damaged`.
 
     Raises:
-        RunError: it is not a run folder, or a file in it is damaged.
+        RunError: it is not a run folder.
     """
     return read_run(folder)
 
