@@ -85,14 +85,18 @@ def run_recipe(
     if processes.num_ranks == 1:
         lead(device)
         return folder
-    from hybridize.pipeline.training import follow
+    from hybridize.pipeline.training import follow, outline_teacher
     from hybridize.training.device import process_group
-    from hybridize.training.distributed import Calls
+    from hybridize.training.distributed import Calls, Ranks
 
     with process_group(device, processes.local_rank) as own:
         calls = Calls()
-        if processes.rank > 0:
-            follow(make_actions(str(own), calls))
+        follower = make_actions(str(own), calls) if processes.rank > 0 else None
+        with Ranks.world().together():
+            if follower is not None:
+                outline_teacher(follower)
+        if follower is not None:
+            follow(follower)
         else:
             lead(str(own), calls)
             calls.send(None)

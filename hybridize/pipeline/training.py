@@ -49,8 +49,10 @@ def train(actions: "Actions", job: Job, student: Model, teacher: Model | None) -
         # Split weights are kept in float32, and computed with as the recipe keeps weights.
         training = replace(training, dtype="bfloat16")
     actions.observer.node_said(job.node, list_parts(student.network, section.train))
-    is_first = actions.calls is None or Ranks.world().is_first
-    names = recipe.track if is_first else ()
+    ranks = Ranks() if actions.calls is None else Ranks.world()
+    with ranks.together():
+        source, heldout = actions.source(job.node), actions.heldout
+    names = recipe.track if ranks.is_first else ()
     with tracked(names, f"{recipe.name}-{job.node}", out) as track:
 
         def progress(record: StepRecord) -> None:
@@ -60,10 +62,10 @@ def train(actions: "Actions", job: Job, student: Model, teacher: Model | None) -
         if job.node == "sft":
             return sft.run(
                 student,
-                actions.source(job.node),
+                source,
                 sft.SftSettings(training=training),
                 out,
-                heldout=actions.heldout,
+                heldout=heldout,
                 progress=progress,
                 stop=actions.stop,
             )
@@ -72,12 +74,12 @@ def train(actions: "Actions", job: Job, student: Model, teacher: Model | None) -
         return distill.run(
             student,
             teacher,
-            actions.source(job.node),
+            source,
             distill.DistillSettings(
                 training=training, loss=stage.loss, temperature=stage.temperature
             ),
             out,
-            heldout=actions.heldout,
+            heldout=heldout,
             progress=progress,
             stop=actions.stop,
         )
@@ -100,13 +102,21 @@ def train_together(actions: "Actions", job: Job, student: Model) -> tuple[Model,
     return Model(student.name, network, student.tokenizer), fitted
 
 
-def follow(actions: "Actions") -> None:
-    """Take part in what the first rank calls for, until it ends; called by all others."""
-    assert actions.calls is not None, "the first rank calls"
+def outline_teacher(actions: "Actions") -> None:
+    """Give a rank that only takes part the teacher without its weights, which come from the first.
+
+    Raises:
+        ModelError: the folder of the teacher cannot be read where this rank runs.
+    """
     section = actions.recipe.teacher
     folder = find_folder(section.model, section.revision)
     tokenizer = find_tokenizer(folder)
     actions.teacher = Model("teacher", load_outline(folder), tokenizer)
+
+
+def follow(actions: "Actions") -> None:
+    """Take part in what the first rank calls for, until it ends; called by all others."""
+    assert actions.calls is not None, "the first rank calls"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first rank says it
         while (job := actions.calls.wait()) is not None:

@@ -86,9 +86,9 @@ class Ranks:
             yield
         except HybridizeError as error:
             failed = error
-        for found in self.gather(failed):
-            if found is not None:
-                raise failed or found
+        if self.any(failed is not None):
+            errors = [error for error in self.gather(failed) if error is not None]
+            raise failed or errors[0]
 
 
 class Calls:

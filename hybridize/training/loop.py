@@ -117,8 +117,9 @@ class _Run:
         if saved is None:
             self.state["heldout_before"] = self.state["heldout"] = self._measure()
         self.state.update(saved or {})
-        if out is not None and self.ranks.is_first:
-            self.metrics = MetricsFile(out / "metrics.jsonl", self.state["metrics_bytes"])
+        with self.ranks.together():
+            if out is not None and self.ranks.is_first:
+                self.metrics = MetricsFile(out / "metrics.jsonl", self.state["metrics_bytes"])
 
     def close(self) -> None:
         """Let go of files and gradients."""
@@ -135,8 +136,9 @@ class _Run:
             if last or self.budget.is_due(record.step, self.settings.evaluate_every):
                 self.state["heldout"] = self._measure()
                 record = replace(record, heldout=self.state["heldout"])
-            if self.metrics is not None:
-                self.metrics.write(record)
+            with self.ranks.together():
+                if self.metrics is not None:
+                    self.metrics.write(record)
             if progress is not None:
                 progress(record)
             stopping = self.ranks.any(stop()) and not last
@@ -162,7 +164,8 @@ class _Run:
         before, after = budget.tokens(state["step"]), budget.tokens(state["step"] + 1)
         total, num_steps = budget.tokens(budget.num_steps), budget.num_steps
         step_rows, size = budget.rows(state["step"]), settings.rows_per_microbatch
-        batches = list(read_batches(self.source, step_rows, size, self.ranks))
+        with self.ranks.together():
+            batches = list(read_batches(self.source, step_rows, size, self.ranks))
         counts = [count_tokens(self.objective, rows) for rows in batches]
         count = int(self.ranks.sum([sum(counts)])[0])
         totals, parts = [], dict[str, Any]()
@@ -248,8 +251,9 @@ class _Run:
         return losses
 
     def _save(self) -> None:
-        if self.metrics is not None:
-            self.state["metrics_bytes"] = self.metrics.sync()
+        with self.ranks.together():
+            if self.metrics is not None:
+                self.state["metrics_bytes"] = self.metrics.sync()
         if self.checkpoint is not None:
             self.checkpoint.save(self.state)
 

@@ -237,7 +237,9 @@ def measure(
     model.eval()
     try:
         rows = range(first_row, first_row + num_rows)
-        for part in read_batches(source, rows, rows_per_batch, ranks):
+        with ranks.together():
+            batches = list(read_batches(source, rows, rows_per_batch, ranks))
+        for part in batches:
             with torch.no_grad(), precision(device, dtype):
                 loss = objective(model, part.to(device))
             losses.append((loss.count, {name: float(nats) for name, nats in loss.parts.items()}))

@@ -2,15 +2,18 @@
 
 import json
 import os
+import resource
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from hybridize.core.errors import HybridizeError
+from hybridize.core.errors import HybridizeError, RunError
 from hybridize.core.settings import read_settings
 from hybridize.training.device import process_group
 from hybridize.training.distributed import gather_weights, shard
@@ -51,6 +54,34 @@ class Watched(Distillation):
         return loss
 
 
+class Rows(RandomRows):
+    """Rows of which one cannot be read where it is asked for."""
+
+    def __init__(self, missing=None):
+        super().__init__()
+        self.missing = missing
+
+    def row(self, index):
+        if index == self.missing:
+            raise RunError(f"row {index} cannot be read.")
+        return super().row(index)
+
+
+class FullDisk:
+    """Lets no file of one rank grow beyond a size after the third step, as on a full disk."""
+
+    def __init__(self, rank, num_bytes):
+        self.is_here, self.num_bytes = read_settings().rank == rank, num_bytes
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def __call__(self, record):
+        if self.is_here and record.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, self.before[1]))
+
+    def end(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
 def make_settings(optimizer, **changes):
     """Five rows a step, two at a time, and four in the last step: shares and counts differ."""
     return FitSettings(
@@ -65,21 +96,43 @@ def make_settings(optimizer, **changes):
     )
 
 
-def train(model, teacher, out, *, optimizer="adamw", stop_after=None, watch=None, **changes):
+def train(
+    model,
+    teacher,
+    out,
+    *,
+    optimizer="adamw",
+    stop_after=None,
+    watch=None,
+    missing=None,
+    backend=None,
+    full=(-1, 0),
+    **changes,
+):
     """Train as one job says; return the error that ended it, if any."""
     asked = iter(range(1, STEPS + 1))
+    disk = FullDisk(*full)
+    if backend is not None:
+        counter, before = CompileCounterWithBackend(backend), torch.compile
+        torch.compile = partial(before, backend=counter)
     try:
         fit(
             model,
             Watched(teacher, **(watch or {})),
-            RandomRows(),
+            Rows(missing),
             make_settings(optimizer, **changes),
             Path(out),
             heldout=Heldout(source=RandomRows(seed=9), tokens=7 * ROW),
+            progress=disk,
             stop=lambda: next(asked) == stop_after,
         )
     except HybridizeError as error:
         return error
+    finally:
+        disk.end()
+        if backend is not None:
+            torch.compile = before
+            Path(f"{out}.graphs.{read_settings().rank}").write_text(str(counter.frame_count))
     return None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -68,6 +69,22 @@ def assert_close(out, expected, weights, expected_weights):
 
 
 OPTIMIZERS = ("adamw", "muon")
+ENDS = {
+    "no-room-for-metrics": (
+        {"full": (0, 300)},
+        r".*metrics\.jsonl could not be written .*make room and run again\.",
+    ),
+    "no-room-on-the-first": (
+        {"full": (0, 2500)},
+        r"checkpoint .*step-00000004 could not be written .*make room and run again\.",
+    ),
+    "no-room-on-the-second": (
+        {"full": (1, 2500)},
+        r"checkpoint .*step-00000004 could not be written .*make room and run again\.",
+    ),
+    "no-row-on-the-second": ({"missing": 13}, r"row 13 cannot be read\."),
+}
+"""What goes wrong in the third or fourth step of one of two ranks, and what all ranks say of it."""
 LAYERS = {"reverse_kl": 1.0, "hidden_states": 0.5}
 
 
@@ -84,6 +101,7 @@ def runs(tmp_path_factory):
         jobs[f"from_one-{name}"] = {"optimizer": name}
         jobs[f"from_two-{name}"] = {"optimizer": name, "stop_after": 3}
     jobs["lean"] = {"activation_checkpointing": True}
+    jobs["traced"] = {"compile": True, "backend": "aot_eager"}
     jobs["mixer"] = {"train": ["mixer"]}
     jobs["layers"] = {"watch": {"loss": LAYERS}}
     expected["layers"], error = train_alone(folder / "one-layers", **jobs["layers"])
@@ -92,6 +110,7 @@ def runs(tmp_path_factory):
     expected["skipping"], error = train_alone(folder / "one-skipping", **jobs["skipping"])
     assert error is None
     jobs["poisoned"] = {"watch": {"poison": 13}}
+    jobs |= {name: job for name, (job, _) in ENDS.items()}
     process = start({str(folder / name): job for name, job in jobs.items()})
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
@@ -130,6 +149,18 @@ def test_activation_checkpointing_changes_nothing(runs):
     assert_close(folder / "lean", losses(folder / "one-adamw"), found, expected["adamw"])
 
 
+def assert_compiled_by_all(folder, name, expected):
+    found = load_file(folder / name / "weights.safetensors")
+    assert_close(folder / name, losses(folder / "one-adamw"), found, expected)
+    for rank in range(RANKS):
+        assert int((folder / f"{name}.graphs.{rank}").read_text()) > 0
+
+
+def test_two_processes_trace_split_layers_and_train_alike(runs):
+    folder, expected = runs
+    assert_compiled_by_all(folder, "traced", expected["adamw"])
+
+
 def test_losses_between_layers_are_the_same(runs):
     folder, expected = runs
     found = load_file(folder / "layers" / "weights.safetensors")
@@ -151,6 +182,18 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all(runs):
         assert (folder / f"poisoned.{rank}").read_text().startswith(words)
     (kept,) = (folder / "poisoned" / "checkpoint").iterdir()
     assert kept.name == "step-00000002"
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_an_error_of_one_rank_ends_all_and_the_run_goes_on(runs, name):
+    folder, expected = runs
+    said = {(folder / f"{name}.{rank}").read_text() for rank in range(RANKS)}
+    assert len(said) == 1 and re.fullmatch(ENDS[name][1], said.pop())
+    kept = [path.name for path in (folder / name / "checkpoint").glob("step-*")]
+    assert kept == ["step-00000002"]
+    found, error = train_alone(folder / name)
+    assert error is None
+    assert_close(folder / name, losses(folder / "one-adamw"), found, expected["adamw"])
 
 
 def test_a_step_that_is_bad_on_one_rank_is_left_out_by_all(runs):
@@ -207,6 +250,16 @@ def test_compiled_layers_train_alike(tmp_path):
     found, error = train_alone(tmp_path / "compiled", compile=True)
     assert error is None
     assert_close(tmp_path / "compiled", losses(tmp_path / "one"), found, expected)
+
+
+@pytest.mark.slow
+def test_two_processes_compile_split_layers_and_train_alike(tmp_path):
+    expected, _ = train_alone(tmp_path / "one-adamw")
+    job = {"compile": True, "backend": "inductor", "activation_checkpointing": True}
+    process = start({str(tmp_path / "compiled"): job})
+    _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    assert_compiled_by_all(tmp_path, "compiled", expected)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
