@@ -84,15 +84,26 @@ def run_recipe(
 
     if processes.num_ranks == 1:
         lead(device)
-        return folder
+    else:
+        _run_ranks(device, processes.local_rank, lead, make_actions)
+    return folder
+
+
+def _run_ranks(
+    device: str | None,
+    place: int,
+    lead: Callable[[str, "Calls"], None],
+    make_actions: Callable[[str, "Calls"], "Actions"],
+) -> None:
+    """Let the first of the processes that torchrun started lead, and the others follow it."""
     from hybridize.pipeline.training import follow, outline_teacher
     from hybridize.training.device import process_group
     from hybridize.training.distributed import Calls, Ranks
 
-    with process_group(device, processes.local_rank) as own:
-        calls = Calls()
-        follower = make_actions(str(own), calls) if processes.rank > 0 else None
-        with Ranks.world().together():
+    with process_group(device, place) as own:
+        calls, ranks = Calls(), Ranks.world()
+        follower = None if ranks.is_first else make_actions(str(own), calls)
+        with ranks.together():
             if follower is not None:
                 outline_teacher(follower)
         if follower is not None:
@@ -100,7 +111,6 @@ def run_recipe(
         else:
             lead(str(own), calls)
             calls.send(None)
-    return folder
 
 
 def _need_packages(recipe: Recipe) -> None:
