@@ -25,13 +25,13 @@ from tests.training.text_files import write
 ROOT = Path(__file__).parents[2]
 
 
-def start(recipe, out, *options):
+def start(recipe, out, *options, module=("hybridize",), path=ROOT):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "hybridize"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", *module]
     return subprocess.Popen(
         [*command, "run", str(recipe), "--out", str(out), "--device", "cpu", *options],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{path}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
