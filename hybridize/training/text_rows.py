@@ -127,12 +127,14 @@ class TextRows:
 
     def row(self, index: int) -> Row:
         """Return row number `index`, counted on from pass to pass."""
-        while index >= self._first_rows[-1]:
-            packed = self._open(len(self._first_rows) - 1)
-            self._first_rows.append(self._first_rows[-1] + len(packed))
-        number = bisect_right(self._first_rows, index) - 1
+        # A new list each time: threads that count passes at once must not add to each other's.
+        first_rows = self._first_rows
+        while index >= first_rows[-1]:
+            first_rows = [*first_rows, first_rows[-1] + len(self._open(len(first_rows) - 1))]
+            self._first_rows = first_rows
+        number = bisect_right(first_rows, index) - 1
         documents = []
-        for piece in self._open(number)[index - self._first_rows[number]]:
+        for piece in self._open(number)[index - first_rows[number]]:
             start = int(self._starts_P[piece])
             part = slice(start, start + int(self._lengths_P[piece]))
             documents.append((self.store.tokens_T[part], self.store.counted_T[part]))

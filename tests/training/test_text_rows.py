@@ -64,6 +64,21 @@ def test_rows_are_the_same_for_any_number_of_workers(texts, workers):
     assert all(same(row, alone.row(index)) for index, row in enumerate(rows))
 
 
+def test_a_pass_that_another_thread_counts_meanwhile_is_counted_once(texts):
+    alone, shared = open_rows(texts), open_rows(texts)
+    opened, shared._first_rows = shared._open, [0]
+
+    def be_overtaken(number):
+        packed = opened(number)
+        shared._open = opened
+        shared.row(0)
+        return packed
+
+    shared._open = be_overtaken
+    for index in reversed(range(4 * alone.rows_per_pass)):
+        assert same(shared.row(index), alone.row(index))
+
+
 @given(
     first=st.integers(0, 1000),
     rows=st.integers(0, 64),
