@@ -85,7 +85,7 @@ def claims_part(rows: Sequence[Row]) -> str:
     head = ("claim", "arms", "divergence, times", "accuracy, plus", "seeds", "verdict")
     cells = [
         (
-            row["says"],
+            f"{row['claim']}: {row['says']}",
             f"`{row['arm']}` / `{row['other']}`",
             _bold(_ratio(row), row["decides"] == "reverse_kl"),
             _bold(_gain(row), row["decides"] == "accuracy"),
@@ -94,7 +94,7 @@ def claims_part(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    guesses = [f"- *{row['says']}* {row['guess']}" for row in rows if row["guess"]]
+    guesses = [f"- *{row['claim']}*: {row['guess']}" for row in rows if row["guess"]]
     return "\n".join([table(head, cells), "", *guesses]).strip()
 
 
@@ -158,7 +158,7 @@ def ranks_part(found: Results, out: Path) -> str:
         for layer in range(len(after)):
             rows.append(
                 {
-                    "stage": f"seed {seed}",
+                    "stage": f"h{cut}, seed {seed}",
                     "layer": layer,
                     "rank_before": before.index(layer) + 1,
                     "rank_after": after.index(layer) + 1,
