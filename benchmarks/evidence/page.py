@@ -131,7 +131,8 @@ def decay_part(found: Results, out: Path) -> str:
     head = ("converted", "a layer", "middle of a parabola, off its chord", "straight", "verdict")
     lines = []
     for counts in (DECAY, FARTHEST):
-        line = fit_line({s: {n: runs[n][s]["accuracy"] for n in counts} for s in seeds})
+        whole = sorted(set.intersection(*(set(runs[n]) for n in counts)))
+        line = fit_line({s: {n: runs[n][s]["accuracy"] for n in counts} for s in whole})
         slope, bend = line.slope, line.bend
         lines.append(
             (
