@@ -1,9 +1,9 @@
-"""Figures of the evidence page: what each claim comes to, and the sweep of merge weights."""
+"""Figure of the evidence page: what each claim comes to."""
 
 from collections.abc import Sequence
 
 from hybridize.report import units
-from hybridize.report.figures import chart, labels, svg
+from hybridize.report.figures import chart, svg
 from hybridize.report.tables import Row
 
 PITCH, TOP = 26.0, 58.0
@@ -59,49 +59,6 @@ def _whisker(plot: chart.Plot, y: float, row: Row, key: str, decides: bool) -> l
         svg.line((low, y), (high, y), "whisker" if decides else "leader"),
         svg.circle(x, y, 4, "mamba" if decides else "grey"),
     ]
-
-
-def merge_sweep(rows: Sequence[Row], width: int) -> str:
-    """Draw accuracy against the weight of the fine-tuned model, a line per seed, the mean bold.
-
-    Rows: seed (`mean` for the mean of all), weight, accuracy.
-    """
-    names = list(dict.fromkeys(str(row["seed"]) for row in rows))
-    low = min(_number(row, "accuracy") for row in rows)
-    high = max(_number(row, "accuracy") for row in rows)
-    plot = chart.Plot(
-        46, 36, width - 46 - 70, 220, chart.Scale(-0.03, 1.03), chart.around((low, high))
-    )
-    parts = chart.y_axis(plot, "accuracy (share of problems solved)", units.tick_text)
-    weights = sorted({_number(row, "weight") for row in rows})
-    parts += chart.x_axis(plot, "weight of the fine-tuned model", units.tick_text, weights)
-    ends = []
-    for name in names:
-        css = "ink-line" if name == "mean" else "grey-line"
-        points = [
-            plot.point(_number(row, "weight"), _number(row, "accuracy"))
-            for row in rows
-            if row["seed"] == name
-        ]
-        parts.append(svg.path(points, css))
-        parts += [svg.circle(x, y, 3, css.removesuffix("-line")) for x, y in points]
-        ends.append(points[-1][1])
-    places = labels.spread(ends, low=plot.top, high=plot.bottom)
-    for name, y in zip(names, places, strict=True):
-        shown, css = ("mean", "strong") if name == "mean" else (f"seed {name}", "tick")
-        parts.append(svg.text(plot.right + 8, y + 4, shown, css))
-    mean = [row for row in rows if row["seed"] == "mean"]
-    return svg.document(
-        name=f"merge-sweep-{width}",
-        title="Accuracy against the weight of the fine-tuned model",
-        description="Mean: "
-        + ", ".join(
-            f"{_number(row, 'accuracy'):.3f} at {units.tick_text(_number(row, 'weight'))}"
-            for row in mean
-        ),
-        extent=(width, plot.bottom + 44),
-        parts=parts,
-    )
 
 
 def _number(row: Row, key: str) -> float:

@@ -17,7 +17,7 @@ from benchmarks.evidence.verdicts import Results, fit_line, gain, interval, judg
 from benchmarks.machine import table
 from hybridize.core.artifacts import write_text
 from hybridize.core.quantities import short_count
-from hybridize.report.figures import layers, scores, svg
+from hybridize.report.figures import layers, merge, scores, svg
 from hybridize.report.tables import Row
 
 WIDTH = 840
@@ -186,18 +186,32 @@ def merge_part(found: Results, out: Path) -> str:
         for weight in MERGE_WEIGHTS
     }
     rows: list[Row] = [
-        {"seed": str(seed), **{key: point[key] for key in ("weight", "accuracy", "reverse_kl")}}
-        for column in columns.values()
+        {
+            "weight": weight,
+            "kind": f"seed {seed}",
+            **{key: point[key] for key in ("accuracy", "standard_error", "reverse_kl")},
+            "is_merge": False,
+        }
+        for weight, column in columns.items()
         for seed, point in sorted(column.items())
     ]
     for weight, column in columns.items():
-        accuracy, nats = (
-            interval([point[key] for point in column.values()]).mean
+        right, nats = (
+            interval([point[key] for point in column.values()])
             for key in ("accuracy", "reverse_kl")
         )
-        rows.append({"seed": "mean", "weight": weight, "accuracy": accuracy, "reverse_kl": nats})
+        rows.append(
+            {
+                "weight": weight,
+                "kind": "mean",
+                "accuracy": right.mean,
+                "standard_error": right.error,
+                "reverse_kl": nats.mean,
+                "is_merge": False,
+            }
+        )
     _write_csv(out / "merge.csv", rows)
-    _write_figure(out / "merge.svg", figures.merge_sweep(rows, WIDTH))
+    _write_figure(out / "merge.svg", merge.merge_sweep(rows, WIDTH))
     further = {seed: run["further"] for seed, run in runs.items()}
     pairs = {
         "fine-tuned against where it started": (columns[1.0], columns[0.0]),

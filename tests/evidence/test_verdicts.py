@@ -116,7 +116,12 @@ def make_results(folder, seeds=(1, 2, 3)):
         ranked["rank_correlation"] = 0.9
         (folder / f"importance-{seed}.json").write_text(json.dumps(ranked))
         points = [
-            {"weight": w, "accuracy": 0.5 + w / 10 + seed / 100, "reverse_kl": 0.3 + w / 100}
+            {
+                "weight": w,
+                "accuracy": 0.5 + w / 10 + seed / 100,
+                "standard_error": 0.1,
+                "reverse_kl": 0.3,
+            }
             for w in MERGE_WEIGHTS
         ]
         merged = {"name": "sft_merge", "seed": seed, "points": points, "further": points[0]}
