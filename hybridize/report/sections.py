@@ -23,7 +23,13 @@ from hybridize.report.blocks import (
     Verbatim,
 )
 from hybridize.report.figures import bars, curves, layers, merge, scores
-from hybridize.report.models import list_models, stated_context, verdict_of
+from hybridize.report.models import (
+    headline,
+    list_models,
+    relative_speed,
+    stated_context,
+    verdict_of,
+)
 from hybridize.report.run_data import RunData
 from hybridize.report.sections_suites import beside_the_teacher, long_context
 from hybridize.report.tables import Table
@@ -208,6 +214,7 @@ def _scores(run: RunData) -> tuple[Block, ...]:
             "Share of problems solved by kind, the largest loss first; whiskers are one standard "
             "error, n is the number of problems. ▼ marks a loss of more than "
             f"{rows_scores.SIGNIFICANT_ERRORS:.0f} standard errors of the difference."
+            f"{_speed_words(run)}"
         )
         blocks.append(Figure("score-bars", caption, bars, scores.score_bars))
     by_converted = rows_scores.score_by_converted_table(run)
@@ -226,6 +233,20 @@ def _scores(run: RunData) -> tuple[Block, ...]:
     blocks += [*rows_suites.suite_tables(run), Folded(table)]
     folded = [Folded(groups)] if (groups := rows_suites.groups_table(run)) else []
     return (*blocks, *folded)
+
+
+def _speed_words(run: RunData) -> str:
+    """Say beside a loss what it buys; nothing where speed was not measured."""
+    student, context = headline(run), stated_context(run)
+    if student is None or context is None:
+        return ""
+    speed = relative_speed(student, list_models(run)[0], context)
+    if speed is None:
+        return ""
+    return (
+        f" Beside it, {student.name} decodes at {units.ratio_text(speed)}x the teacher's speed "
+        f"at context {units.count_text(context)}."
+    )
 
 
 def _likelihood(run: RunData) -> tuple[Block, ...]:

@@ -205,3 +205,14 @@ def test_degenerate_numbers_are_drawn(tmp_path: Path) -> None:
     page = build_report(folder).read_text(encoding="utf-8")
     assert "nan" not in page and "Not finished yet: h9." in page
     assert verdict(folder).startswith("7 of 12 layers converted, a teacher that solves nothing;")
+
+
+def test_a_loss_stands_beside_the_speed_it_buys(run_folder: Path) -> None:
+    build_report(run_folder)
+    rows = list(csv.DictReader((run_folder / "report" / "tables" / "verdict.csv").open()))
+    facts = {row["fact"]: row["value"] for row in rows}
+    context = facts["context_tokens"]
+    speed = units.ratio_text(float(facts[f"relative_decode_speed_at_{context}"]))
+    text = (run_folder / "report" / "report.md").read_text(encoding="utf-8")
+    bars = next(line for line in text.splitlines() if "the largest loss first" in line)
+    assert f"decodes at {speed}x the teacher's speed" in bars
