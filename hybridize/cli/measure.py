@@ -66,6 +66,12 @@ TokenizerOption = Annotated[
     str | None,
     typer.Option(metavar="FOLDER", rich_help_panel=SERVER, help="Where its tokenizer lies."),
 ]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Own text to read: JSONL, parquet, a dataset's folder or hub id."
+    ),
+]
 OutFolder = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", rich_help_panel=WHERE, help="Folder for result files."),
@@ -85,6 +91,7 @@ def evaluate(  # noqa: PLR0913  an option is an argument
     batch: BatchOption = 32,
     seed: SeedOption = 2,
     lengths: LengthsOption = None,
+    text: TextOption = None,
     stock: StockOption = False,
     max_new_tokens: LongestOption = 256,
     samples: SamplesOption = 1,
@@ -115,7 +122,7 @@ def evaluate(  # noqa: PLR0913  an option is an argument
     }
     more = {"lengths": scoring.parse_lengths(lengths)} if lengths else {}
     found = scoring.run_suite(
-        subjects, suite, out, limit=limit, batch=batch, seed=seed, **draws, **more
+        subjects, suite, out, limit=limit, batch=batch, seed=seed, text=text, **draws, **more
     )
     if as_json:
         show_json(found.to_json())
@@ -133,6 +140,7 @@ def diagnose(
     problems: Annotated[
         int, typer.Option(metavar="N", min=0, help="Of each kind, generated without each mixer.")
     ] = 0,
+    text: TextOption = None,
     out: OutFolder = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -143,7 +151,7 @@ def diagnose(
 
     prepare_machine()
     found = scoring.run_diagnosis(
-        model, teacher, out, tokens=tokens, problems=problems, device=device
+        model, teacher, out, tokens=tokens, problems=problems, text=text, device=device
     )
     if as_json:
         show_json(found.to_json())

@@ -9,11 +9,14 @@ from hybridize.core.artifacts import write_text
 from hybridize.core.catalog import did_you_mean, known_names
 from hybridize.core.errors import RecipeError
 from hybridize.core.quantities import parse_tokens
-from hybridize.core.suites import HARNESS, limit_of
+from hybridize.core.suites import COMPARING, HARNESS, limit_of
 
 if TYPE_CHECKING:
     from hybridize.evaluation.subjects import Subject
     from hybridize.stages.diagnose import Diagnosis
+
+LONGEST = 4096
+"""Tokens of a document of the user's own; the rest of it is a document of its own."""
 
 
 class Found(Protocol):
@@ -101,6 +104,7 @@ def run_suite(
     limit: int | None,
     batch: int,
     seed: int,
+    text: str | None,
     **how: Any,
 ) -> Found:
     """Run a suite and write its result files and figures under `out`.
@@ -108,6 +112,11 @@ def run_suite(
     Raises:
         RecipeError: there is nothing to evaluate, or the suite needs other models.
     """
+    if text is not None and suite not in COMPARING:
+        raise RecipeError(
+            f"eval --text {text}: suite {suite} asks problems and reads no text. "
+            "Use --suite agreement."
+        )
     if not subjects:
         raise RecipeError("eval: nothing to evaluate. Name a MODEL, or a server with --endpoint.")
     if suite.startswith(HARNESS):
@@ -127,7 +136,8 @@ def run_suite(
         from hybridize.stages import agreement
 
         settings = agreement.AgreementSettings(rows=number, seed=seed)
-        compared = agreement.run_all(subjects, settings, out)
+        rows = text and _open(text, subjects[0])
+        compared = agreement.run_all(subjects, settings, out, text=rows or None)
         _draw_agreement(compared.to_json(), out)
         return compared
     from hybridize.stages import evaluate
@@ -149,16 +159,36 @@ def run_diagnosis(
     *,
     tokens: str,
     problems: int,
+    text: str | None,
     device: str | None,
 ) -> "Diagnosis":
     """Diagnose a model; raises like `hybridize.stages.diagnose.run`."""
     from hybridize import api
+    from hybridize.evaluation.subjects import InProcess
     from hybridize.stages import diagnose
 
     student = api.load_model(model, name=name_of(model), device=device)
     other = None if teacher is None else api.load_teacher(teacher, device=device)
     settings = diagnose.DiagnoseSettings(tokens=parse_tokens(tokens), problems=problems)
-    return diagnose.run(student, settings, out and out / student.name, teacher=other)
+    rows = text and _open(text, InProcess.of(student))
+    home = out and out / student.name
+    return diagnose.run(student, settings, home, teacher=other, text=rows or None)
+
+
+def _open(text: str, subject: "Subject") -> Any:
+    """Open text of the user's own as rows, its documents cut where the model's window ends.
+
+    Raises:
+        RecipeError: the model is a served one.
+        RunError: the text is missing, or cannot be read.
+    """
+    from hybridize.api import load_text
+    from hybridize.evaluation.subjects import InProcess
+
+    if not isinstance(subject, InProcess):
+        raise RecipeError(f"eval --text {text}: a served model does not tell all it needs.")
+    window = getattr(subject.network.config, "max_position_embeddings", LONGEST)
+    return load_text(text, tokenizer=subject.tokenizer, sequence_length=min(window, LONGEST))
 
 
 def _draw_recall(scores: Sequence[dict[str, Any]], out: Path | None) -> None:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hybridize.core.errors import MachineError
+from hybridize.core.sources import Tasks
 
 if TYPE_CHECKING:
     from hybridize.core.recipe import Recipe
@@ -51,6 +52,11 @@ def _has_own_form(suite: str) -> bool:
     return suite in COMPARING or suite.startswith(HARNESS)
 
 
+def has_own_text(recipe: "Recipe") -> bool:
+    """Tell whether suites that read text read the recipe's held-out text, not problems."""
+    return not isinstance(recipe.data.heldout, Tasks | None)
+
+
 def evaluated_models(recipe: "Recipe") -> tuple[str, ...]:
     """List the models that a recipe evaluates; none where it has no such section."""
     section = recipe.evaluate
@@ -66,6 +72,7 @@ def tell_evaluation(recipe: "Recipe") -> Iterator[str]:
     section, models = recipe.evaluate, evaluated_models(recipe)
     if section is None:
         return
+    own = has_own_text(recipe)
     everyone, students = ", ".join(models), ", ".join(models[1:])
     scoring = scoring_suite(section)
     asked = {} if scoring is None else {scoring: section.problems}
@@ -73,11 +80,13 @@ def tell_evaluation(recipe: "Recipe") -> Iterator[str]:
         number = "all problems" if limit is None else f"{limit} {_UNITS.get(name, 'of each kind')}"
         number = f"{limit} of each task" if limit and name.startswith(HARNESS) else number
         if name in COMPARING:
+            number = f"{limit} documents of held-out text" if own else number
             yield f"{name}, {number}: {students or 'no student'} beside teacher"
         else:
             yield f"{name}, {number}: {everyone}"
     if section.diagnose:
-        yield f"{DIAGNOSIS}, layer by layer: {students or 'no student'} beside teacher"
+        read = " on held-out text" if own else ""
+        yield f"{DIAGNOSIS}, layer by layer{read}: {students or 'no student'} beside teacher"
 
 
 def need_harness() -> None:

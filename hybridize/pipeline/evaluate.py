@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from hybridize.core.artifacts import read_result
-from hybridize.core.suites import COMPARING, HARNESS
+from hybridize.core.suites import COMPARING, HARNESS, has_own_text
 from hybridize.stages import agreement, diagnose, evaluate, harness
+from hybridize.training.data import TokenSource
 
 if TYPE_CHECKING:
     from hybridize.pipeline.actions import Actions
@@ -18,7 +19,11 @@ def evaluate_node(actions: "Actions", node: "Node") -> Values:
     name, asked = node.name.rpartition("/")[2], dict(node.settings["evaluate"])
     if asked.get("diagnose"):
         found = diagnose.run(
-            actions.model(name), diagnose.DiagnoseSettings(), node.folder, teacher=actions.teacher
+            actions.model(name),
+            diagnose.DiagnoseSettings(),
+            node.folder,
+            teacher=actions.teacher,
+            text=_own_text(actions),
         )
         actions.observer.node_said(node.name, str(found))
         return {"findings": found.findings}
@@ -65,10 +70,16 @@ def _compare(actions: "Actions", node: "Node", name: str, rows: int) -> Values:
         [actions.teacher, actions.model(name)],
         agreement.AgreementSettings(rows=rows),
         node.folder.parent,
+        text=_own_text(actions),
     )[0]
     actions.observer.node_said(node.name, str(found))
     (whole,) = (row for row in found.rows if row.by == "completion")
     return {"forward_kl": whole.forward_kl, "reverse_kl": whole.reverse_kl, "top1": whole.top1}
+
+
+def _own_text(actions: "Actions") -> TokenSource | None:
+    """Return the held-out rows of the recipe's own text; None where it is trained on problems."""
+    return actions.heldout if has_own_text(actions.recipe) else None
 
 
 def _ask_harness(

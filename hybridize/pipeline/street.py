@@ -24,7 +24,14 @@ from hybridize.core.recipe import Recipe
 from hybridize.core.sections import Evaluate
 from hybridize.core.sources import Blend, Source, Tasks
 from hybridize.core.stored_text import StoredText
-from hybridize.core.suites import COMPARING, DIAGNOSIS, folder_name, more_suites, scoring_suite
+from hybridize.core.suites import (
+    COMPARING,
+    DIAGNOSIS,
+    folder_name,
+    has_own_text,
+    more_suites,
+    scoring_suite,
+)
 
 BEGUN = "begun.json"
 _HARMLESS = ("checkpoint_every", "evaluate_every", "skip_bad_batches", "name")
@@ -280,7 +287,10 @@ def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:
             continue
         name = f"eval/{folder}/{model}"
         needs = ("teacher", model) if beside else (model,)
-        nodes.append(Node(name, run.path / name, {"seed": recipe.seed, "evaluate": own}, needs))
+        settings = {"seed": recipe.seed, "evaluate": own}
+        if beside and has_own_text(recipe):
+            settings["data"] = _describe_data(recipe)
+        nodes.append(Node(name, run.path / name, settings, needs))
     return nodes
 
 

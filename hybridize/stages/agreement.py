@@ -1,8 +1,9 @@
 """The suite `agreement`: students beside their teacher on the same held-out text."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hybridize.evaluation.diagnosis import Document
 from hybridize.evaluation.results import Results
 from hybridize.evaluation.subjects import InProcess, Subject, describe_versions
 from hybridize.models.model import Model
+from hybridize.training.data import TokenSource, read_documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +23,9 @@ class AgreementSettings:
     """The text that is read."""
 
     rows: int = 16
-    """Held-out documents of each kind: problem, thinking and answer."""
+    """Held-out problems of each kind, with thinking and answer; or documents of other text."""
     seed: int = 2
-    """Of the documents."""
+    """Of the problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Agreement:
     seed: int
     documents_sha256: str
     """Of all documents' token ids."""
+    text: Mapping[str, Any] | None
+    """Identity of the rows that were read; None are the built-in problems."""
     machine: dict[str, Any]
     versions: dict[str, str]
     suite: str = "agreement"
@@ -74,9 +78,17 @@ def _cell(value: float, error: float | None) -> str:
 
 
 def run_all(
-    models: Sequence[Model | Subject], settings: AgreementSettings, out: Path | None = None
+    models: Sequence[Model | Subject],
+    settings: AgreementSettings,
+    out: Path | None = None,
+    *,
+    text: TokenSource | None = None,
 ) -> Results[Agreement]:
     """Compare each model after the first with the first; write `out`/`<model>.json` of each.
+
+    Args:
+        text: rows whose documents are read, each alone, those of one pass at most; None takes the
+            built-in problems. All that follows the first token that counts is completion.
 
     Raises:
         RecipeError: there are not two models, or one is not in this process.
@@ -90,16 +102,11 @@ def run_all(
             "hybridize eval TEACHER STUDENT... --suite agreement."
         )
     teacher, *students = inside
-    encode = teacher.tokenizer
-    documents = [
-        Document(
-            encode(f"{problem.prompt_text} {problem.completion_text}").input_ids,
-            len(encode(problem.prompt_text).input_ids),
-        )
-        for kind in tasks.KINDS
-        for index in range(settings.rows)
-        for problem in [tasks.make(kind, seed=settings.seed, index=index, split="heldout")]
-    ]
+    if text is None:
+        documents = _problems(teacher.tokenizer, settings)
+    else:
+        read = islice(read_documents(text), settings.rows)
+        documents = [Document(*one) for one in read]
     found = []
     for student in students:
         started = time.monotonic()
@@ -112,6 +119,7 @@ def run_all(
             documents=len(documents),
             seed=settings.seed,
             documents_sha256=hash_json([list(one.ids) for one in documents]),
+            text=None if text is None else text.identity,
             machine=student.machine(),
             versions=describe_versions(),
             seconds=time.monotonic() - started,
@@ -121,3 +129,15 @@ def run_all(
             write_json(out / one.model / "timing.json", {"seconds": one.seconds})
         found.append(one)
     return Results(found)
+
+
+def _problems(tokenizer: Any, settings: AgreementSettings) -> list[Document]:
+    return [
+        Document(
+            tokenizer(f"{problem.prompt_text} {problem.completion_text}").input_ids,
+            len(tokenizer(problem.prompt_text).input_ids),
+        )
+        for kind in tasks.KINDS
+        for index in range(settings.rows)
+        for problem in [tasks.make(kind, seed=settings.seed, index=index, split="heldout")]
+    ]

@@ -1,8 +1,9 @@
 """Diagnose a student layer by layer, and name the layers that stand out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hybridize.evaluation.findings import find_faults
 from hybridize.evaluation.subjects import InProcess, describe_versions
 from hybridize.models.hybrid import without
 from hybridize.models.model import Model
+from hybridize.training.data import TokenSource, read_documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class DiagnoseSettings:
     """What the layers are looked at on."""
 
     tokens: int = 8192
-    """Held-out tokens, at least; whole documents of all kinds are read."""
+    """Held-out tokens, at least, where there are as many; documents are read whole."""
     problems: int = 0
     """Problems of each kind answered with each mixer left out; 0 asks none."""
     max_new_tokens: int = 192
@@ -44,6 +46,8 @@ class Diagnosis:
     layers: list[LayerReport]
     tokens: int
     documents_sha256: str
+    text: Mapping[str, Any] | None
+    """Identity of the rows that were read; None are the built-in problems."""
     settings: dict[str, Any]
     machine: dict[str, Any]
     versions: dict[str, str]
@@ -99,11 +103,14 @@ def run(
     out: Path | None = None,
     *,
     teacher: Model | None = None,
+    text: TokenSource | None = None,
 ) -> Diagnosis:
     """Look at every layer of `model`; write `out`.json where `out` is given.
 
     Args:
         teacher: what hidden states are compared with.
+        text: rows whose documents are read, those of one pass at most; None takes the built-in
+            problems.
 
     Raises:
         ModelError: no tokenizer, or a teacher of another geometry.
@@ -112,7 +119,11 @@ def run(
     tokenizer = model.need_tokenizer()
     if teacher is not None:
         _check_geometry(model, teacher)
-    documents = _draw(tokenizer, settings)
+    if text is None:
+        drawn, together = _draw(tokenizer, settings.seed), len(tasks.KINDS)
+    else:
+        drawn, together = (Document(*one) for one in read_documents(text)), 1
+    documents = _take(drawn, settings.tokens, together)
     network = model.network.eval()
     layers = look(network, documents, None if teacher is None else teacher.network.eval())
     if settings.problems:
@@ -125,6 +136,7 @@ def run(
         layers=layers,
         tokens=sum(len(one.ids) for one in documents),
         documents_sha256=hash_json([list(one.ids) for one in documents]),
+        text=None if text is None else text.identity,
         settings=asdict(settings),
         machine=InProcess.of(model).machine(),
         versions=describe_versions(),
@@ -146,18 +158,24 @@ def _check_geometry(model: Model, teacher: Model) -> None:
             )
 
 
-def _draw(tokenizer: Any, settings: DiagnoseSettings) -> list[Document]:
-    """Draw held-out problems with their answers, each kind in turn, until there are enough."""
-    documents: list[Document] = []
-    index = 0
-    while sum(len(one.ids) for one in documents) < settings.tokens:
+def _take(documents: Iterator[Document], tokens: int, together: int) -> list[Document]:
+    """Take documents, so many together, until there are enough tokens or no more documents."""
+    taken: list[Document] = []
+    while part := list(islice(documents, together)):
+        taken += part
+        if sum(len(one.ids) for one in taken) >= tokens:
+            break
+    return taken
+
+
+def _draw(tokenizer: Any, seed: int) -> Iterator[Document]:
+    """Draw held-out problems with their answers without end, each kind in turn."""
+    for index in count():
         for kind in tasks.KINDS:
-            problem = tasks.make(kind, seed=settings.seed, index=index, split="heldout")
+            problem = tasks.make(kind, seed=seed, index=index, split="heldout")
             prompt = len(tokenizer(problem.prompt_text).input_ids)
             ids = tokenizer(f"{problem.prompt_text} {problem.completion_text}").input_ids
-            documents.append(Document(ids, prompt))
-        index += 1
-    return documents
+            yield Document(ids, prompt)
 
 
 def _add_accuracy(model: Model, layers: Sequence[LayerReport], settings: DiagnoseSettings) -> None:

@@ -24,7 +24,7 @@ from hybridize.models.model import Model
 from hybridize.surgery.fresh import FreshSettings, convert_fresh
 from hybridize.training.data import TokenSource
 from hybridize.training.loop import FitSettings, fit
-from hybridize.training.objectives import Distillation, measure
+from hybridize.training.objectives import Distillation, measure, rows_to_measure
 
 Progress = Callable[[int, int], None]
 
@@ -95,7 +95,7 @@ def leave_one_out(
     def score(layer: int) -> LayerScore:
         started = time.monotonic()
         error: float | None
-        tokens = settings.tokens
+        tokens = _tokens_read(heldout, settings.tokens)
         if settings.metric == "accuracy":
             with without(model.network, layer, settings.scope):
                 left = share_right()
@@ -160,7 +160,8 @@ def replace_one(
             score=after.value,
             standard_error=after.standard_error,
             score_before=before.value,
-            tokens=settings.tokens + (settings.training.tokens if settings.steps else 0),
+            tokens=_tokens_read(heldout, settings.tokens)
+            + (settings.training.tokens if settings.steps else 0),
             seconds=time.monotonic() - started,
         )
 
@@ -173,6 +174,11 @@ def replace_one(
         layout=str(student.layout),
         scores=_measure_layers(student.layout.layers("attention"), score, out, progress),
     )
+
+
+def _tokens_read(heldout: TokenSource, tokens: int) -> int:
+    """Return how many of the tokens asked for there are, in whole rows."""
+    return rows_to_measure(heldout, tokens) * heldout.sequence_length
 
 
 def _measure_layers(

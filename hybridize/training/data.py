@@ -6,8 +6,9 @@ Because row `i` is always the same row, the place in the data is one number: not
 has to be saved to continue a run, and any number of workers would see the same order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -140,6 +141,20 @@ def pack(documents: Sequence[tuple[Values, Values]], sequence_length: int) -> Ro
         loss_mask_T[place : place + 1] = False
         place += len(ids)
     return Row(*map(torch.from_numpy, (input_ids_T, segments_T, loss_mask_T)))
+
+
+def read_documents(source: TokenSource) -> Iterator[tuple[list[int], int]]:
+    """Yield the token ids of each document, and how many stand before the first that counts.
+
+    A source that ends is gone through once; what was cut to fit a row comes in its pieces.
+    """
+    numbers = count() if source.rows_per_pass is None else range(source.rows_per_pass)
+    for number in numbers:
+        row = source.row(number)
+        for segment in range(1, int(row.segments_T.max()) + 1):
+            inside_T = row.segments_T == segment
+            counted_T = row.loss_mask_T[inside_T]
+            yield row.input_ids_T[inside_T].tolist(), int(counted_T.int().argmax())
 
 
 class TaskRows:

@@ -213,6 +213,12 @@ class Mean:
     """Of the value, from the spread between batches; None where there is only one."""
 
 
+def rows_to_measure(source: TokenSource, tokens: int) -> int:
+    """Return the rows of so many tokens; a source that ends is gone through once at most."""
+    num_rows = max(1, tokens // source.sequence_length)
+    return num_rows if source.rows_per_pass is None else min(num_rows, source.rows_per_pass)
+
+
 def measure(
     model: nn.Module,
     objective: Objective,
@@ -226,11 +232,9 @@ def measure(
 ) -> dict[str, Mean]:
     """Measure each loss over the rows of `tokens` tokens, each of `ranks` a share of them.
 
-    A source that ends is gone through once at most. The model is evaluated in eval mode.
+    The model is evaluated in eval mode.
     """
-    num_rows = max(1, tokens // source.sequence_length)
-    if source.rows_per_pass is not None:
-        num_rows = min(num_rows, source.rows_per_pass)
+    num_rows = rows_to_measure(source, tokens)
     device, ranks = next(model.parameters()).device, ranks or Ranks()
     losses: list[tuple[int, dict[str, float]]] = []
     was_training = model.training

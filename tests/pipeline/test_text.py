@@ -8,6 +8,7 @@ from hybridize import tasks
 from hybridize.core.artifacts import read_json, read_result
 from hybridize.core.errors import RecipeError, RunError
 from hybridize.core.recipe import Recipe, load_recipe
+from hybridize.core.suites import tell_evaluation
 from hybridize.pipeline import open_street
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.translate import make_source
@@ -85,6 +86,24 @@ def test_a_run_keeps_its_tokens_says_what_it_holds_out_and_sees_a_changed_file(
         file.write('{"question": "add : 1 + 1 ?", "answer": " 2"}\n')
     with pytest.raises(RunError, match=r"(?s)is stale.*sha256: \w+ -> \w+"):
         run(recipe, out)
+
+
+def test_what_reads_text_reads_the_held_out_part_of_it(recipe, data, tmp_path):
+    asked = ["evaluate.suite=agreement", "evaluate.diagnose=true", "evaluate.limits={agreement: 7}"]
+    asked += ["sft=null", f"data.train={{path: {data}, prompt: question, completion: answer}}"]
+    run(recipe, tmp_path / "run", *asked)
+    agreed = read_json(tmp_path / "run/eval/agreement/h1.json")
+    looked = read_json(tmp_path / "run/eval/diagnosis/h1.json")
+    assert agreed["documents"] == 7 and agreed["text"]["split"] == "heldout"
+    assert looked["text"] == agreed["text"]
+    loaded = load_recipe(recipe, asked)
+    facts = "\n".join(tell_evaluation(loaded))
+    assert "agreement, 7 documents of held-out text: h1 beside teacher" in facts
+    assert "layer by layer on held-out text" in facts
+    with data.open("a") as file:
+        file.write('{"question": "add : 1 + 1 ?", "answer": " 2"}\n')
+    states = open_street(load_recipe(recipe, asked), tmp_path / "run").states()
+    assert states["eval/agreement/h1"].kind == states["eval/diagnosis/h1"].kind == "stale"
 
 
 def test_a_cache_of_ones_own_changes_no_result(recipe, tmp_path):

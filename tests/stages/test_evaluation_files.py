@@ -5,6 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from hybridize import tasks
+from hybridize.api import load_text
 from hybridize.cli.app import app
 from hybridize.cli.scoring import name_of
 from hybridize.core.artifacts import read_json
@@ -73,6 +75,34 @@ def test_agreement_and_diagnosis_write_the_same_twice(teacher, tmp_path):
     assert found["layers"][1]["contribution_accuracy"] is not None
 
 
+@pytest.fixture
+def traces(tmp_path):
+    path = tmp_path / "traces.jsonl"
+    lines = [
+        {"prompt": one.prompt_text, "completion": f" {one.completion_text}"}
+        for one in (tasks.make("sort", seed=1, index=index) for index in range(9))
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path, lines
+
+
+def test_agreement_and_diagnosis_read_text_of_ones_own(teacher, traces):
+    path, lines = traces
+    text = load_text(path, tokenizer=teacher.tokenizer, sequence_length=128)
+    student = task_student(teacher, "AM")
+    (found,) = agreement.run_all([teacher, student], AgreementSettings(rows=100), text=text)
+    assert found.documents == 9 and found.text == text.identity
+    prompts = sum(len(line["prompt"].split()) for line in lines)
+    tokens = {row.by: row.tokens for row in found.rows if row.by in ("prompt", "completion")}
+    # The first token is predicted by none.
+    assert tokens["prompt"] == prompts - 9
+    assert tokens["completion"] == sum(len(line["completion"].split()) for line in lines)
+    settings = DiagnoseSettings(tokens=10_000)
+    looked = diagnose.run(student, settings, teacher=teacher, text=text)
+    assert looked.tokens == sum(tokens.values()) + 9 and looked.text == text.identity
+    assert looked.documents_sha256 == found.documents_sha256
+
+
 def test_agreement_needs_a_teacher_and_a_student(teacher):
     with pytest.raises(RecipeError, match="hybridize eval TEACHER STUDENT"):
         agreement.run_all([InProcess.of(teacher)], AgreementSettings())
@@ -128,7 +158,7 @@ def call(*arguments, code=0):
     return done.stdout + done.stderr
 
 
-def test_the_commands_write_files_and_figures(folder, tmp_path):
+def test_the_commands_write_files_and_figures(folder, traces, tmp_path):
     student = task_student(load(folder), "AM", name="h1")
     student.save(tmp_path / "h1")
     models = [folder, tmp_path / "h1"]
@@ -138,6 +168,11 @@ def test_the_commands_write_files_and_figures(folder, tmp_path):
     assert (tmp_path / "recall" / "h1-recall.svg").read_text().startswith("<svg")
     call("eval", *models, "--suite", "agreement", "--limit", 1, "--out", tmp_path / "agreement")
     assert (tmp_path / "agreement" / "agreement.svg").exists()
+    text = ["--text", traces[0]]
+    out = call("eval", *models, "--suite", "agreement", "--limit", 3, *text, "--json")
+    assert json.JSONDecoder().raw_decode(out)[0][0]["documents"] == 3
+    out = call("diagnose", tmp_path / "h1", "--tokens", "100", *text, "--json")
+    assert json.JSONDecoder().raw_decode(out)[0]["text"]["kind"] == "text"
     out = call("diagnose", tmp_path / "h1", "--teacher", folder, "--tokens", "100")
     assert "h1 beside teacher  AM" in out and "found: " in out
     out = call("eval", folder, "--stock", "--suite", SUITE, "--limit", 1, "--json",
@@ -165,6 +200,7 @@ def test_every_suite_writes_the_same_bytes_twice_by_command(folder, tmp_path, su
         (["shipped", "--suite", "agreement"], "hybridize eval TEACHER STUDENT"),
         (["shipped", "shipped", "--suite", "quick"], "two models are called"),
         (["shipped", "--samples", "3"], "samples at temperature 0"),
+        (["shipped", "--text", "a.jsonl"], "suite tasks asks problems and reads no text"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(arguments, message):

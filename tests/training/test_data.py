@@ -6,7 +6,7 @@ import torch
 from hybridize import tasks
 from hybridize.core.errors import RecipeError
 from hybridize.tasks.words import EOS, THINK, VOCABULARY
-from hybridize.training.data import TaskRows, batch
+from hybridize.training.data import TaskRows, batch, read_documents
 from tests.training.tiny import RandomRows, WordTokenizer
 
 
@@ -60,6 +60,20 @@ def test_of_plain_text_all_but_the_first_token_of_a_document_counts():
     starts_T[0] = True
     assert torch.equal(row.loss_mask_T, (row.segments_T > 0) & ~starts_T)
     assert THINK not in words(row.input_ids_T)
+
+
+def test_documents_come_out_of_rows_as_they_went_in():
+    rows = task_rows()
+    found = read_documents(rows)
+    row = rows.row(0)
+    assert int(row.segments_T.max()) > 1
+    for segment in range(1, int(row.segments_T.max()) + 1):
+        ids, num_before = next(found)
+        inside_T = row.segments_T == segment
+        assert ids == row.input_ids_T[inside_T].tolist()
+        counted_T = row.loss_mask_T[inside_T]
+        assert counted_T[num_before:].all() and not counted_T[:num_before].any()
+    assert next(found)[0] == rows.row(1).input_ids_T[rows.row(1).segments_T == 1].tolist()
 
 
 def test_mix_and_split_are_kept():

@@ -1,6 +1,7 @@
 """Rows of stored text: packing, what is held out, long documents, workers and ranks."""
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridize.core.errors import Interrupted, RecipeError, RunError
-from hybridize.tasks.words import LETTERS
-from hybridize.training.data import batch, share_of_rank
+from hybridize.tasks.words import LETTERS, VOCABULARY
+from hybridize.training.data import batch, read_documents, share_of_rank
 from hybridize.training.loop import fit
 from hybridize.training.objectives import NextToken
 from hybridize.training.optim import OptimizerSettings
@@ -41,6 +42,12 @@ def test_each_pass_holds_every_document_once_in_another_order(texts):
     assert text_of(source.row(0)) != text_of(source.row(first_rows))
     full = sum(len(document.split()) for document in first.elements())
     assert full / (first_rows * 32) > 0.9
+
+
+def test_documents_of_a_source_that_ends_are_read_once(texts):
+    source = open_rows(texts)
+    read = Counter(" ".join(VOCABULARY[n] for n in ids) for ids, _ in read_documents(source))
+    assert read == one_pass(source) and sum(read.values()) == 40
 
 
 def test_the_seed_changes_the_order_alone(texts):
