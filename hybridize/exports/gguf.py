@@ -5,6 +5,10 @@ architecture of its family, so that teacher and student can be compared in one e
 builds want the inner width of the mixers to be twice the hidden size; a narrower mixer gets heads
 of zeros, in groups of zeros, which add exactly nothing but take their share of state and work.
 `write_unpadded` leaves them out, for a build in which that check is relaxed (docs/llama-cpp.md).
+
+In a quantised file the matrices of MLPs and mixers have the type asked for, those in
+`hybridize.core.gguf.KEPT_FINE` stay q8_0, and what is no matrix stays float32
+(docs/quantization.md says why).
 """
 
 from collections.abc import Iterator
@@ -16,7 +20,8 @@ import torch
 from torch import Tensor
 
 from hybridize.core.errors import MachineError, ModelError
-from hybridize.core.gguf import INTERLEAVED
+from hybridize.core.gguf import FINE, INTERLEAVED, KEPT_FINE, MADE_QUANTS, WRITTEN_QUANTS
+from hybridize.engines.llama_quantize import need_quantizer, quantize_file
 from hybridize.exports.expected import list_ends
 from hybridize.exports.gguf_keys import (
     find_architecture,
@@ -33,12 +38,15 @@ from hybridize.exports.gguf_tokenizer import make_tokenizer_keys
 from hybridize.models.model import Model
 
 FILE = "model.gguf"
-TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
-"""Type of the matrices -> llama.cpp's name; other types are made from such a file by
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", **WRITTEN_QUANTS}
+"""Type of the matrices -> llama.cpp's name; those in MADE_QUANTS are made from such a file by
 `llama-quantize`."""
-_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
+_FILE_TYPES = {
+    **{"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7},
+    **{"Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9},
+}
 _BLOCK = 32
-"""Values of a row that share a scale in Q8_0."""
+"""Values of a row that share a scale in a quantised type."""
 _ALWAYS_FLOAT32 = ("_norm.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", ".bias")
 _EXPAND = 2
 """Inner width of a mamba2 layer over the hidden size, as released builds of llama.cpp want it."""
@@ -50,12 +58,12 @@ def write(model: Model, folder: Path, dtype: str | None) -> None:
     Args:
         model: a mamba2 student, or an all-attention model of a family that llama.cpp has.
         folder: that exists.
-        dtype: a name in TYPES; None is the type of the model's weights. Norms, convolutions, biases
-            and decay stay float32.
+        dtype: a name in TYPES or MADE_QUANTS; None is the type of the model's weights. Norms,
+            convolutions, biases and decay stay float32.
 
     Raises:
         ModelError: llama.cpp cannot compute the model exactly; says what would fit.
-        MachineError: the package gguf is not installed.
+        MachineError: the package gguf is not installed, or llama-quantize where a type needs it.
     """
     sizes, hidden = find_mixer_sizes(model.network), model.network.config.hidden_size
     padded = None if sizes is None else pad_sizes(sizes, _EXPAND * hidden)
@@ -79,15 +87,28 @@ def write_unpadded(model: Model, folder: Path, dtype: str | None) -> None:
 
 
 def _write(model: Model, folder: Path, dtype: str | None, padded: MixerSizes | None) -> None:
-    kind = _find_type(model, dtype)
+    """Write the file, by way of one in the model's own type where llama-quantize has to make it."""
+    if dtype not in MADE_QUANTS:
+        _write_file(model, folder / FILE, _find_type(model, dtype), padded)
+        return
+    name = MADE_QUANTS[dtype]
+    need_quantizer(dtype)
+    source = folder / f"whole-{FILE}"
+    _write_file(model, source, _find_type(model, None), padded)
+    kept = [rf"^blk\.[0-9]+\.{part}\.weight$" for part in KEPT_FINE]
+    quantize_file(source, folder / FILE, name, kept=kept, fine=FINE)
+    source.unlink()
+
+
+def _write_file(model: Model, file: Path, kind: str, padded: MixerSizes | None) -> None:
     architecture = find_architecture(model)
     keys = make_keys(model, architecture, padded) | {"general.file_type": _FILE_TYPES[kind]}
-    if kind == "Q8_0":
+    if _is_quantised(kind):
         keys["general.quantization_version"] = 2
     config = model.network.config
     keys |= make_tokenizer_keys(model.tokenizer, config.vocab_size, list_ends(model.network))
-    gguf = _import_gguf()
-    writer = gguf.GGUFWriter(folder / FILE, architecture)
+    gguf = import_gguf()
+    writer = gguf.GGUFWriter(file, architecture)
     for name, value in keys.items():
         _add_key(writer, name, value)
     # Two passes, so that one tensor at a time is in memory in its new type.
@@ -111,8 +132,8 @@ def _find_type(model: Model, dtype: str | None) -> str:
         dtype = str(model.network.model.embed_tokens.weight.dtype).removeprefix("torch.")
     if dtype not in TYPES:
         raise ModelError(
-            f"weights cannot be written as {dtype!r} in GGUF: use {', '.join(TYPES)}; llama.cpp's "
-            "llama-quantize makes its other types from such a file."
+            f"weights cannot be written as {dtype!r} in GGUF: use {', '.join(TYPES)}; or, with "
+            f"llama.cpp's llama-quantize, {', '.join(MADE_QUANTS)}."
         )
     return TYPES[dtype]
 
@@ -130,11 +151,17 @@ def _tensors(
 def _choose_type(name: str, tensor: Tensor, kind: str) -> str:
     """Return the type of one tensor: that of the file for matrices whose rows it can hold."""
     small = tensor.ndim == 1 or name.endswith(_ALWAYS_FLOAT32)
-    if small or (kind == "Q8_0" and tensor.shape[-1] % _BLOCK):
+    if small or (_is_quantised(kind) and tensor.shape[-1] % _BLOCK):
         return "F32"
+    if _is_quantised(kind) and name.removesuffix(".weight").rpartition(".")[2] in KEPT_FINE:
+        return FINE
     if kind == "F16" and tensor.abs().max() > torch.finfo(torch.float16).max:
         raise ModelError(f"{name} has values that float16 cannot hold. Use --dtype bfloat16.")
     return kind
+
+
+def _is_quantised(kind: str) -> bool:
+    return kind in WRITTEN_QUANTS.values()
 
 
 def _describe(gguf: Any, shape: tuple[int, ...], kind: str) -> tuple[tuple[int, ...], str, int]:
@@ -158,7 +185,12 @@ def _add_key(writer: Any, name: str, value: Any) -> None:
     adders[type(value)](name, value)
 
 
-def _import_gguf() -> Any:
+def import_gguf() -> Any:
+    """Return the package gguf with its `quants`.
+
+    Raises:
+        MachineError: it is not installed.
+    """
     try:
         import gguf
         from gguf import quants  # noqa: F401  the package does not import it

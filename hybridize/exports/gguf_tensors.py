@@ -4,7 +4,7 @@ Legend: D model width, H heads, P channels per head, G groups, N state size, E =
 X = E + 2 G N convolved channels, I = E + X + H projected values, W convolution width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +89,29 @@ def list_tensors(
         interleaved: whether the engine turns neighbouring channels of a head, (0, 1), (2, 3), ...
             together, where transformers turns the two halves of a head.
     """
+    arranged = arrange(network.state_dict(), network, padded=padded, interleaved=interleaved)
+    for name, tensor in arranged:
+        yield name, -torch.exp(tensor.float()) if name.endswith("ssm_a") else tensor
+
+
+def arrange(
+    tensors: Mapping[str, Tensor],
+    network: HybridForCausalLM,
+    *,
+    padded: MixerSizes | None,
+    interleaved: bool,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors by llama.cpp's names: numbers in other places, zeros added, none changed.
+
+    Args:
+        tensors: some of `network`, by our names; or anything of their shapes.
+        network: see `list_tensors`, as the others.
+        padded: sizes of the mamba2 layers in the file.
+        interleaved: whether neighbouring channels of a head turn together.
+    """
     config, sizes = network.config, find_mixer_sizes(network)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    for name, tensor in network.state_dict().items():
+    for name, tensor in tensors.items():
         if name in _TOP:
             if name != "lm_head.weight" or not config.tie_word_embeddings:
                 yield _TOP[name], tensor
@@ -168,9 +188,7 @@ def _shape(name: str, tensor: Tensor, sizes: MixerSizes) -> Tensor:
     """Give a tensor of a mixer the form that llama.cpp reads."""
     if name == "ssm_conv1d.weight":
         return tensor[:, 0]
-    if name == "ssm_a":
-        return -torch.exp(tensor.float())[:, None]
-    if name == "ssm_d":
+    if name in ("ssm_a", "ssm_d"):
         return tensor[:, None]
     if name == "ssm_norm.weight":
         return tensor.view(sizes.num_groups, -1)

@@ -191,6 +191,21 @@ def verify_engine(name: str, model: Path, expected: Expected, *, is_rounded: boo
     )
 
 
+def ask_engine(
+    name: str, folder: Path, expected: Expected, *, is_rounded: bool = False
+) -> Check | str:
+    """Return what a serving engine answers, or why it was not asked; see `verify_engine`."""
+    reason = why_unchecked(name, folder)
+    if reason is not None:
+        return reason.removeprefix(f"{folder}: ")
+    try:
+        return verify_engine(name, folder, expected, is_rounded=is_rounded)
+    except MachineError as error:
+        # The first line says what happened, the last one of the log most often why.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return "it did not run: " + " ... ".join(dict.fromkeys((lines[0], lines[-1])))
+
+
 def require(check: Check, name: str) -> None:
     """Raise ModelError, in one sentence, if a check of the model `name` has not passed."""
     if not check.passed:

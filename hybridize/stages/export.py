@@ -1,22 +1,26 @@
 """Export: write a model in the layout another project reads, verified, or not at all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from hybridize import __version__, tasks
-from hybridize.core.artifacts import write_json
+from hybridize import tasks
 from hybridize.core.catalog import did_you_mean
-from hybridize.core.errors import MachineError, ModelError
-from hybridize.core.exports import TARGETS, best_format, check_fit, find_target
+from hybridize.core.errors import ModelError
+from hybridize.core.exports import best_format, check_fit, find_target
+from hybridize.core.gguf import QUANTS
 from hybridize.core.whole_folder import whole_folder
-from hybridize.exports.card import plain_check, write_card
-from hybridize.exports.expected import Expected, make_expected, round_weights
+from hybridize.engines.llama_cpp import find_file
+from hybridize.exports.expected import make_expected, round_weights
+from hybridize.exports.exported import Exported, Origin, find_origin, write_report
 from hybridize.exports.folder import write_companions
 from hybridize.exports.prompts import encode, make_prompts
-from hybridize.exports.verify import Check, require, verify_engine, verify_folder, why_unchecked
+from hybridize.exports.verify import Check, ask_engine, require, verify_folder
+from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.model import Model
+
+__all__ = ["ExportSettings", "Exported", "Origin", "find_origin", "find_writer", "run"]
 
 FORMATS = {
     "stock": "hybridize.exports.stock:write",
@@ -54,41 +58,6 @@ class ExportSettings:
     """Texts to verify with; none are problems of the built-in tasks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What goes with a model that a run made."""
-
-    card: str | None = None
-    """Its model card, whose scores and metadata are kept."""
-    recipe: str | None = None
-    """The recipe of the run, as it was given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What was written; stands for its folder where a path is wanted."""
-
-    folder: Path
-    format: str
-    target: str
-    """Name in `hybridize.core.exports.TARGETS`."""
-    dtype: str
-    checks: tuple[Check, ...]
-    unchecked: Mapping[str, str]
-    """Program -> why it was not asked."""
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
-    def __str__(self) -> str:
-        lines = [f"{self.folder}  {self.format}  {TARGETS[self.target].class_name}  {self.dtype}"]
-        lines += map(str, self.checks)
-        lines += [f"not checked in {name}: {reason}" for name, reason in self.unchecked.items()]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
 def run(
     model: Model, settings: ExportSettings, out: Path | str, *, origin: Origin | None = None
 ) -> Exported:
@@ -117,8 +86,7 @@ def run(
     needed_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     with whole_folder(out, needed_bytes=needed_bytes) as fresh:
         write(model, fresh, settings.dtype)
-        recipe = origin.recipe if origin else None
-        write_companions(model, fresh, {} if recipe is None else {"recipe.yaml": recipe})
+        write_companions(model, fresh, origin.texts if origin else {})
         checks, unchecked = _verify(model, settings, name, fresh)
         made = Exported(
             folder=Path(out),
@@ -128,7 +96,7 @@ def run(
             checks=checks,
             unchecked=unchecked,
         )
-        _write_report(model, made, fresh, origin.card if origin else None)
+        write_report(model, made, fresh, origin.card if origin else None)
     return made
 
 
@@ -154,7 +122,8 @@ def _verify(
     if not settings.verify:
         return (), dict.fromkeys(programs, "it was asked not to (--no-verify).")
     texts = settings.prompts or _draw_prompts()
-    network, dtype = round_weights(model.network, settings.dtype), _find_dtype(model, settings)
+    dtype = _find_dtype(model, settings)
+    network = _round(model.network, settings.dtype, folder)
     expected = make_expected(network, make_prompts(model, texts))
     spellings, unchecked = encode(model, texts), {}
     checks: list[Check] = []
@@ -166,7 +135,7 @@ def _verify(
         else:
             # llama.cpp computes in the type of the weights; others in float32, as asked.
             is_rounded = program == "llama.cpp" and dtype != "float32"
-            found = _ask(program, folder, expected, is_rounded)
+            found = ask_engine(program, folder, expected, is_rounded=is_rounded)
         if isinstance(found, str):
             unchecked[program] = found
             continue
@@ -175,61 +144,22 @@ def _verify(
     return tuple(checks), unchecked
 
 
+def _round(network: HybridForCausalLM, dtype: str | None, folder: Path) -> HybridForCausalLM:
+    """Return our class with the values that were written."""
+    if dtype not in QUANTS:
+        return round_weights(network, dtype)
+    from hybridize.exports.gguf_back import read_back
+
+    return read_back(network, find_file(folder))
+
+
 def _find_dtype(model: Model, settings: ExportSettings) -> str:
     kept = model.network.model.embed_tokens.weight.dtype
     return settings.dtype or str(kept).removeprefix("torch.")
-
-
-def _ask(program: str, folder: Path, expected: Expected, is_rounded: bool) -> Check | str:
-    """Return what a serving engine answers, or why it was not asked."""
-    reason = why_unchecked(program, folder)
-    if reason is not None:
-        return reason.removeprefix(f"{folder}: ")
-    try:
-        return verify_engine(program, folder, expected, is_rounded=is_rounded)
-    except MachineError as error:
-        # The first line says what happened, the last one of the log most often why.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return "it did not run: " + " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def _draw_prompts() -> tuple[str, ...]:
     """Return a held-out problem of each kind, as the chat template renders it."""
     return tuple(
         tasks.make(kind, seed=3, index=0, split="heldout").prompt_text for kind in tasks.KINDS
-    )
-
-
-def _write_report(model: Model, made: Exported, folder: Path, card: str | None) -> None:
-    """Write verification.json and the model card."""
-    checks: Sequence[Check] = made.checks
-    write_json(
-        folder / "verification.json",
-        {
-            "hybridize": __version__,
-            "format": made.format,
-            "dtype": made.dtype,
-            "checks": [plain_check(check) for check in checks],
-            "not_checked": made.unchecked,
-        },
-    )
-    text = write_card(
-        model,
-        target=made.target,
-        dtype=made.dtype,
-        checks=checks,
-        unchecked=made.unchecked,
-        origin=card,
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def find_origin(folder: Path) -> Origin:
-    """Return what lies with a model folder: its card, and the recipe of the run it is in."""
-    card, runs = folder / "README.md", folder.resolve().parents
-    run = next((one for one in runs if (one / "status.json").is_file()), None)
-    recipe = run / "recipe.yaml" if run else None
-    return Origin(
-        card=card.read_text(encoding="utf-8") if card.is_file() else None,
-        recipe=recipe.read_text(encoding="utf-8") if recipe and recipe.is_file() else None,
     )

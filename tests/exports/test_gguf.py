@@ -167,9 +167,9 @@ def test_what_llama_cpp_cannot_compute_is_refused(arguments, reason, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_type_is_refused_with_what_makes_the_others(tmp_path):
+def test_an_unknown_type_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(ModelError, match="llama-quantize"):
-        writer.write(make_model(), tmp_path, "q4_k")
+        writer.write(make_model(), tmp_path, "q4")
 
 
 def test_values_that_float16_cannot_hold_are_refused(tmp_path):
