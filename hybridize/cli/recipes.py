@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from hybridize.core.shape import ModelShape
 
 
+TRACES = "traces.jsonl"
+"""What a recipe for another teacher than the shipped one is trained on where nothing is named."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(epilog="Example: hybridize new mine --template tiny")(new)
+    app.command(epilog="Example: hybridize new mine --teacher DIR --data traces.jsonl")(new)
     app.command(epilog="Example: hybridize check mine.yaml --set distill.optimizer.lr=1e-4")(check)
     app.command(epilog="Example: hybridize plan mine.yaml --stage h8 --tensors")(plan)
     app.command("ls", epilog="Example: hybridize ls mixers")(list_names)
@@ -43,6 +47,12 @@ def new(
     teacher: Annotated[
         str, typer.Option(metavar="MODEL", help="Model folder or hub id of the teacher.")
     ] = "shipped",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Reasoning traces to train on: JSONL or parquet; see docs/data.md."
+        ),
+    ] = None,
 ) -> None:
     """Write a commented recipe to start from."""
     from hybridize.core.artifacts import write_text
@@ -52,13 +62,20 @@ def new(
     path = Path(name if name.endswith(".yaml") else f"{name}.yaml")
     if path.exists():
         raise RecipeError(f"{path} exists. Choose another name, or remove it.")
+    if data is not None and template is not None:
+        raise RecipeError(
+            f"new --data {data}: recipe {template} has data of its own. "
+            "Leave --template out, or change data.train in the file."
+        )
+    if data is None and teacher != "shipped":
+        data = TRACES
     known = known_names("recipes")
     if template is None:
         from hybridize.cli.teacher import read_shape
         from hybridize.core.template import render_template
 
         layers = read_shape(teacher).num_layers
-        text = render_template(name=path.stem, teacher=teacher, num_layers=layers)
+        text = render_template(name=path.stem, teacher=teacher, num_layers=layers, data=data)
     elif template in known:
         text = (RECIPES / f"{template}.yaml").read_text(encoding="utf-8")
         text = text.replace(f"\nname: {template}\n", f"\nname: {path.stem}\n", 1)
@@ -69,6 +86,8 @@ def new(
         hint = did_you_mean(template, known)
         raise RecipeError(f"template {template!r} is not known. {hint}Known: {', '.join(known)}.")
     write_text(path, text)
+    if template is None and data is not None and not Path(data).exists():
+        say(f"it trains on {data}, which is not here: your teacher's traces, see docs/data.md")
     say(f"next: hybridize check {path}")
     show(str(path))
 
@@ -93,6 +112,7 @@ def check(
     from hybridize.core.cost import training_bytes
     from hybridize.core.plan import make_plan
     from hybridize.core.quantities import short_bytes, short_flops, short_seconds
+    from hybridize.core.stored_text import tell_missing
 
     loaded, shape = _read(recipe, overrides)
     planned = make_plan(loaded, shape)
@@ -115,7 +135,11 @@ def check(
         size = short_bytes(largest)
         facts.append(("memory", f"about {size} in the largest stage"))
     show("\n".join(f"{label:<10}{text}" for label, text in facts))
-    say(f"recipe {recipe} is sound; next: hybridize run {recipe}")
+    missing = tell_missing(loaded)
+    for text in missing:
+        say(text)
+    what = "is sound but for its data" if missing else "is sound"
+    say(f"recipe {recipe} {what}; next: hybridize run {recipe}")
 
 
 def plan(

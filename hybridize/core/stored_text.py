@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hybridize.core.artifacts import hash_file, hash_json
 from hybridize.core.errors import RunError
-from hybridize.core.sources import Datasets, Stored
+from hybridize.core.sources import Blend, Datasets, Stored, Tasks
+
+if TYPE_CHECKING:
+    from hybridize.core.recipe import Recipe
 
 Kind = Literal["jsonl", "parquet", "datasets"]
 PARTS = ("text", "prompt", "completion", "messages")
@@ -91,3 +94,21 @@ class StoredText:
             return hash_json([self.name, self.config, self.split, self.revision])
         hashes = [(file.name, hash_file(file)) for file in self.files()]
         return hashes[0][1] if len(hashes) == 1 else hash_json(hashes)
+
+
+def tell_missing(recipe: "Recipe") -> list[str]:
+    """Say which files of a recipe's text are not here, a sentence each."""
+    sources = [recipe.data.train, recipe.data.heldout, recipe.sft.data if recipe.sft else None]
+    parts = [
+        part
+        for source in sources
+        for part in (source.sources if isinstance(source, Blend) else (source,))
+        if not isinstance(part, Tasks | None)
+    ]
+    told = []
+    for part in parts:
+        try:
+            StoredText.of(part).files()
+        except RunError as error:
+            told.append(str(error))
+    return list(dict.fromkeys(told))

@@ -14,11 +14,19 @@ from hybridize.core.sections import Distill, Sft, Stage
 _COLUMN = 44
 
 
-def render_template(*, name: str, teacher: str, num_layers: int) -> str:
+def render_template(*, name: str, teacher: str, num_layers: int, data: str | None = None) -> str:
     """Write a recipe that converts half, then three quarters of the layers of `teacher`.
 
     Settings with a default are commented out, so that the file says only what it asks for.
+
+    Args:
+        data: JSONL or parquet file of the text to train on; None takes the built-in problems, which
+            say little of a teacher but the shipped one.
     """
+    source, suite = {"kind": "tasks"}, "tasks"
+    if data is not None:
+        kind = "parquet" if data.endswith(".parquet") else "jsonl"
+        source, suite = {"kind": kind, "path": data}, "agreement"
     half, most = max(1, num_layers // 2), max(2, num_layers * 3 // 4)
     first, last = f"h{half}", f"h{most}"
     wanted = {
@@ -26,7 +34,7 @@ def render_template(*, name: str, teacher: str, num_layers: int) -> str:
         "name": name,
         "seed": 0,
         "teacher": {"model": teacher},
-        "data": {"train": {"kind": "tasks"}, "sequence_length": 1024},
+        "data": {"train": source, "sequence_length": 1024},
         "mixer": {"kind": "mamba2", "init": "from_attention"},
         "importance": [{"method": "leave_one_out"}, {"method": "replace_one"}],
         "stages": [
@@ -36,7 +44,7 @@ def render_template(*, name: str, teacher: str, num_layers: int) -> str:
         "distill": {"tokens_per_step": 65_536},
         "sft": {"tokens": "20M", "start_from": last},
         "merge": {"models": ["sft", last]},
-        "evaluate": {"suite": "tasks"},
+        "evaluate": {"suite": suite},
         "bench": {"output_tokens": 64},
         "report": {"format": ["html", "md"]},
     }

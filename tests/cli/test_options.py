@@ -5,7 +5,7 @@ import typer.main
 from hybridize.cli.app import app
 
 OPTIONS = {
-    "new": ["--template", "--teacher"],
+    "new": ["--template", "--teacher", "--data"],
     "check": ["--resolved", "--set", "--flops-per-second"],
     "plan": ["--stage", "--tensors", "--json", "--set"],
     "ls": ["--json"],
@@ -27,11 +27,12 @@ OPTIONS = {
     "sft": ["--tokens", "--out", "--recipe", "--set", "--device"],
     "merge": ["--out", "--weights", "--method"],
     "eval": [
-        *("--suite", "--limit", "--batch", "--seed", "--lengths", "--stock", "--max-new-tokens"),
+        *("--suite", "--limit", "--batch", "--seed", "--lengths", "--text", "--stock"),
+        *("--max-new-tokens",),
         *("--samples", "--temperature", "--top-p", "--endpoint", "--model-name", "--tokenizer"),
         *("--out", "--device", "--json"),
     ],
-    "diagnose": ["--teacher", "--tokens", "--problems", "--out", "--device", "--json"],
+    "diagnose": ["--teacher", "--tokens", "--problems", "--text", "--out", "--device", "--json"],
     "export": ["--format", "--dtype", "--verify"],
     "consolidate": [],
     "bench": [

@@ -8,14 +8,25 @@ from hybridize.core.catalog import KINDS, known_names
 from hybridize.core.recipe import load_recipe
 
 
-def test_new_writes_a_recipe_that_check_accepts(call, teacher):
-    out, err = call("new", "mine", "--teacher", teacher)
+def test_new_writes_a_recipe_that_check_accepts(call, teacher, tmp_path):
+    data = tmp_path / "mine.jsonl"
+    data.write_text('{"text": "a b c"}\n' * 9)
+    out, err = call("new", "mine", "--teacher", teacher, "--data", data)
     assert out == "mine.yaml\n"
-    assert "hybridize check mine.yaml" in err
+    assert err == "next: hybridize check mine.yaml\n"
     out, err = call("check", "mine.yaml")
     assert "h6 -> h9" in out
     assert "is sound" in err
     call("new", "mine", "--teacher", teacher, code=2)
+
+
+def test_new_for_another_teacher_wants_text(call, teacher):
+    _, err = call("new", "mine", "--teacher", teacher)
+    assert "it trains on traces.jsonl, which is not here" in err
+    _, err = call("check", "mine.yaml")
+    assert "data traces.jsonl does not exist" in err and "sound but for its data" in err
+    _, err = call("new", "tiny2", "--template", "tiny", "--data", "a.jsonl", code=2)
+    assert "recipe tiny has data of its own" in err
 
 
 def test_new_copies_a_shipped_recipe_under_its_own_name(call, teacher):

@@ -288,6 +288,14 @@ def test_the_template_is_a_recipe(write, num_layers):
     assert recipe.teacher.model == "./models/teacher"
     assert recipe.stages[-1].converted <= num_layers
     assert "# temperature: 1.0" in text
+    assert (recipe.data.train.kind, recipe.evaluate.suite) == ("tasks", ("tasks",))
+
+
+def test_a_template_may_name_its_text(write):
+    text = render_template(name="new", teacher="./t", num_layers=4, data="data/*.jsonl")
+    recipe = load_recipe(write(text))
+    assert recipe.data.train.path == "data/*.jsonl"
+    assert recipe.evaluate.suite == ("agreement",)
 
 
 def test_an_unknown_mixer_is_refused_and_a_plugin_is_not(write):
