@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hybridize.report import rows_scores, units
 from hybridize.report.models import (
     ModelFacts,
+    agreement_words,
     headline,
     list_models,
     relative_speed,
@@ -167,14 +168,16 @@ def _path(run: RunData, name: str) -> list[str]:
 
 
 def _lost(run: RunData, model: ModelFacts) -> str:
-    share = score_share(model, list_models(run)[0])
+    share, agreed = score_share(model, list_models(run)[0]), agreement_words(run, model)
     if share is None:
-        return "not evaluated beside the teacher"
+        told = agreed or "not evaluated beside the teacher"
+        return told + _other_suites(run, model) + _forgotten(run, model)
     words = f"{units.ratio_text(share[0])} ± {share[1]:.2f} of the score is kept"
     table = rows_scores.score_bars_table(run, model)
     worse = [row for row in table.rows if row["significant"]] if table else []
     lost = [f"{row['kind']} by {_loss(row):.2f}" for row in worse]
     words += f"; worse: {', '.join(lost)}" if lost else "; no kind is worse beyond chance"
+    words += f"; {agreed}" if agreed else ""
     return words + _other_suites(run, model) + _forgotten(run, model)
 
 

@@ -124,9 +124,30 @@ def verdict_of(run: RunData) -> str:
     if share is not None:
         kept = f"keep {units.ratio_text(share[0])} ± {share[1]:.2f} of the teacher's score"
         return f"{converted} converted {kept}{speed and f' at {speed}'}."
+    decoding = speed and f"; decoding runs at {speed}"
+    agreed = agreement_words(run, model)
+    if agreed:
+        return f"{converted} converted: {agreed}{decoding}."
     scored = model.score is not None and teacher.score is not None
     unknown = "a teacher that solves nothing" if scored else "not yet evaluated beside the teacher"
-    return f"{converted} converted, {unknown}{speed and f'; decoding runs at {speed}'}."
+    return f"{converted} converted, {unknown}{decoding}."
+
+
+def whole_agreement(run: RunData, model: ModelFacts) -> Json | None:
+    """Return how a model agrees with the teacher on all completions; None where none was read."""
+    rows = run.suites.get("agreement", {}).get(model.name, {}).get("rows", ())
+    return next((row for row in rows if row["by"] == "completion"), None)
+
+
+def agreement_words(run: RunData, model: ModelFacts) -> str:
+    """Say how far a model agrees with the teacher, token by token; "" where it is not known."""
+    found = whole_agreement(run, model)
+    if found is None:
+        return ""
+    return (
+        f"the likeliest next token is the teacher's at {100 * found['top1']:.1f} % of held-out "
+        f"places, KL {units.three_digits(found['reverse_kl'])} nats a token"
+    )
 
 
 def _speed_words(run: RunData, model: ModelFacts, teacher: ModelFacts) -> str:

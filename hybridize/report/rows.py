@@ -12,6 +12,7 @@ from hybridize.report.models import (
     score_share,
     stated_context,
     verdict_of,
+    whole_agreement,
 )
 from hybridize.report.run_data import RunData
 from hybridize.report.tables import Cell, Column, Row, Table
@@ -103,6 +104,10 @@ def verdict_table(run: RunData) -> Table:
         facts += [("num_layers", model.layout.num_layers if model.layout else None)]
         facts += [("score_share", share[0] if share else None)]
         facts += [("score_share_standard_error", share[1] if share else None)]
+        agreed = whole_agreement(run, model) or {}
+        top1 = agreed.get("top1")
+        facts += [("same_top_token_percent", None if top1 is None else 100 * top1)]
+        facts += [("reverse_kl", agreed.get("reverse_kl"))]
         facts += [("batch", (run.bench or {}).get("batch")), ("context_tokens", context)]
         for measured in sorted(set(model.speed) & set(models[0].speed)):
             speed = relative_speed(model, models[0], measured)

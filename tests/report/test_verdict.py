@@ -55,6 +55,12 @@ def test_the_verdict_speaks_of_the_last_model_that_was_evaluated(tmp_path: Path)
     shutil.rmtree(folder / "eval")
     shutil.rmtree(folder / "bench")
     assert verdict(folder) == ("7 of 12 layers converted, not yet evaluated beside the teacher.")
+    row = {"by": "completion", "value": None, "tokens": 100, "top1": 0.975, "reverse_kl": 0.0312}
+    write_json(folder / "eval/agreement/merge.json", {"model": "merge", "rows": [row]})
+    assert verdict(folder) == (
+        "7 of 12 layers converted: the likeliest next token is the teacher's at 97.5 % of held-out "
+        "places, KL 0.0312 nats a token."
+    )
 
 
 def _likelihood_row(model: str, likelihood: float, accuracy: float) -> dict:
