@@ -16,6 +16,14 @@ LETTERS = {
     "identity": "I",
 }
 _KINDS = {letter: kind for kind, letter in LETTERS.items()}
+_NAMES = {
+    "attention": "attention",
+    "mamba2": "Mamba-2",
+    "mamba1": "Mamba-1",
+    "gated_delta": "Gated DeltaNet",
+    "sliding": "sliding-window attention",
+    "identity": "no mixer",
+}
 _KIND = re.compile(r"[A-Za-z_][\w.:]*")
 _RUN = re.compile(rf"({_KIND.pattern})(?:\*(\d+))?")
 _PER_GROUP = 10
@@ -124,3 +132,11 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"Layout({str(self)!r})"
+
+
+def explain_letters(layouts: Iterable[Layout]) -> str:
+    """Say what the letters in layouts stand for: `A is attention, M is Mamba-2`."""
+    used = {mixer for layout in layouts for mixer in layout.mixers}
+    return ", ".join(
+        f"{LETTERS[mixer]} is {name}" for mixer, name in _NAMES.items() if mixer in used
+    )

@@ -12,6 +12,8 @@ from hybridize.core.section import Section
 from hybridize.core.sections import Distill, Sft, Stage
 
 _COLUMN = 44
+_AGREEMENT = {"suite": "agreement", "every_stage": True}
+"""What needs no problems: reading held-out text beside the teacher."""
 
 
 def render_template(*, name: str, teacher: str, num_layers: int, data: str | None = None) -> str:
@@ -23,10 +25,11 @@ def render_template(*, name: str, teacher: str, num_layers: int, data: str | Non
         data: JSONL or parquet file of the text to train on; None takes the built-in problems, which
             say little of a teacher but the shipped one.
     """
-    source, suite = {"kind": "tasks"}, "tasks"
+    source = {"kind": "tasks"}
+    evaluation: Mapping[str, Any] = {"suite": "tasks"}
     if data is not None:
         kind = "parquet" if data.endswith(".parquet") else "jsonl"
-        source, suite = {"kind": kind, "path": data}, "agreement"
+        source, evaluation = {"kind": kind, "path": data}, _AGREEMENT
     half, most = max(1, num_layers // 2), max(2, num_layers * 3 // 4)
     first, last = f"h{half}", f"h{most}"
     wanted = {
@@ -44,7 +47,7 @@ def render_template(*, name: str, teacher: str, num_layers: int, data: str | Non
         "distill": {"tokens_per_step": 65_536},
         "sft": {"tokens": "20M", "start_from": last},
         "merge": {"models": ["sft", last]},
-        "evaluate": {"suite": suite},
+        "evaluate": evaluation,
         "bench": {"output_tokens": 64},
         "report": {"format": ["html", "md"]},
     }

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Sequence
 
+from hybridize.core.layout import Layout, explain_letters
 from hybridize.report import units
 from hybridize.report.blocks import Block, Figure, Missing, Paragraph, Report, Section, Verbatim
 from hybridize.report.figures import layers, scores
@@ -178,10 +179,8 @@ def _layouts(named: Sequence[tuple[str, RunData]]) -> tuple[Block, ...]:
         Column("num_layers", "of", "count", unit="layers"),
         Column("layout", "layout", "strip"),
     )
-    caption = (
-        "The last layout of each run, a cell per layer, counted from 0: "
-        "A is attention, M is Mamba-2, m is Mamba-1."
-    )
+    letters = explain_letters(Layout.parse(str(row["layout"])) for row in rows)
+    caption = f"The last layout of each run, a cell per layer, counted from 0: {letters}."
     table = Table("layouts", "Layouts", columns, tuple(rows))
     return (Figure("layout-strips", caption, table, layers.layout_strips),)
 

@@ -122,20 +122,27 @@ def fact_columns(facts: Sequence[tuple[str, Cell]]) -> tuple[tuple[Column, ...],
 
 
 def pareto_table(run: RunData) -> Table:
-    """List score and relative decode speed of the measured models, and mark the frontier."""
+    """List score and relative decode speed of the measured models, and mark the frontier.
+
+    Where no student was asked problems, agreement with the teacher stands for the score.
+    """
     models = list_models(run)
     context = stated_context(run)
+    scored = any(model.score is not None for model in models[1:])
+    measure = "mean score (share of problems solved)" if scored else AGREEMENT
     rows: list[dict[str, Cell]] = []
     for model in models:
         speed = None if context is None else relative_speed(model, models[0], context)
-        if speed is None or model.score is None:
+        score, error = _quality(run, model, scored)
+        if speed is None or score is None:
             continue
         rows.append(
             {
                 "model": model.name,
                 "tokens": model.tokens,
-                "score": model.score,
-                "standard_error": model.score_error,
+                "score": score,
+                "standard_error": error,
+                "measure": measure,
                 "relative_speed": speed,
                 "context_tokens": context,
                 "batch": (run.bench or {}).get("batch"),
@@ -143,18 +150,29 @@ def pareto_table(run: RunData) -> Table:
                 "label": point_label(model),
             }
         )
-    return Table("pareto", "Score against speed", _PARETO_COLUMNS, mark_frontier(rows))
+    columns = (
+        Column("model", "model"),
+        Column("tokens", "tokens", "tokens"),
+        Column("score", measure.partition(" (")[0], "number", error="standard_error"),
+        Column("relative_speed", "decode speed, teacher = 1", "ratio"),
+        Column("context_tokens", "context", "count", unit="tokens"),
+        Column("batch", "batch", "count"),
+        Column("on_frontier", "on the frontier"),
+    )
+    return Table("pareto", "Score against speed", columns, mark_frontier(rows))
 
 
-_PARETO_COLUMNS = (
-    Column("model", "model"),
-    Column("tokens", "tokens", "tokens"),
-    Column("score", "mean score", "number", error="standard_error"),
-    Column("relative_speed", "decode speed, teacher = 1", "ratio"),
-    Column("context_tokens", "context", "count", unit="tokens"),
-    Column("batch", "batch", "count"),
-    Column("on_frontier", "on the frontier"),
-)
+AGREEMENT = "the teacher's likeliest token (share of held-out places)"
+
+
+def _quality(run: RunData, model: ModelFacts, scored: bool) -> tuple[Cell, Cell]:
+    """Return the score and its standard error, or the share of places with the same token."""
+    if scored:
+        return model.score, model.score_error
+    if model.name == "teacher":
+        return 1.0, None
+    agreed = whole_agreement(run, model) or {}
+    return agreed.get("top1"), agreed.get("top1_error")
 
 
 def point_label(model: ModelFacts) -> str:

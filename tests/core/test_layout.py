@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridize.core.errors import ModelError
-from hybridize.core.layout import LETTERS, Layout
+from hybridize.core.layout import LETTERS, Layout, explain_letters
 
 KINDS = st.sampled_from([*LETTERS, "hyena", "my_package.mixers:Hyena"])
 LAYOUTS = st.builds(Layout, st.lists(KINDS, min_size=1, max_size=30).map(tuple))
@@ -59,3 +59,14 @@ def test_layouts_of_different_lengths_are_not_compared():
 def test_a_kind_that_could_not_be_read_back_is_refused(kind):
     with pytest.raises(ModelError, match="cannot name a mixer"):
         Layout((kind,))
+
+
+def test_the_letters_that_stand_in_layouts_are_explained():
+    layouts = [Layout.parse("AAG"), Layout.parse("AmW")]
+    assert explain_letters(layouts) == (
+        "A is attention, m is Mamba-1, G is Gated DeltaNet, W is sliding-window attention"
+    )
+    own = Layout(("attention", "package.module:Name"))
+    assert explain_letters([own]) == "A is attention"
+    for kind, letter in LETTERS.items():
+        assert explain_letters([Layout((kind,))]).startswith(f"{letter} is ")

@@ -10,6 +10,7 @@ import yaml
 from hybridize.core.artifacts import read_json, write_json
 from hybridize.core.errors import RunError
 from hybridize.report import build_comparison, model_card, rows_training, verdict
+from hybridize.report.rows import pareto_table
 from hybridize.report.rows_scores import disagreements
 from hybridize.report.run_data import read_run
 from tests.report.fake_run import write_run
@@ -61,6 +62,20 @@ def test_the_verdict_speaks_of_the_last_model_that_was_evaluated(tmp_path: Path)
         "7 of 12 layers converted: the likeliest next token is the teacher's at 97.5 % of held-out "
         "places, KL 0.0312 nats a token."
     )
+
+
+def test_agreement_stands_for_the_score_where_no_problem_was_asked(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    assert pareto_table(read_run(folder)).columns[2].heading == "mean score"
+    for path in (folder / "eval").glob("*.json"):
+        path.unlink()
+    assert len(pareto_table(read_run(folder)).rows) == 1
+    row = {"by": "completion", "value": None, "tokens": 100, "top1": 0.97, "top1_error": 0.01,
+           "reverse_kl": 0.03}  # fmt: skip
+    write_json(folder / "eval/agreement/h7.json", {"model": "h7", "rows": [row]})
+    table = pareto_table(read_run(folder))
+    assert table.columns[2].heading == "the teacher's likeliest token"
+    assert [(row["model"], row["score"]) for row in table.rows] == [("teacher", 1.0), ("h7", 0.97)]
 
 
 def _likelihood_row(model: str, likelihood: float, accuracy: float) -> dict:

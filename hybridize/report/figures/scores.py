@@ -114,8 +114,10 @@ def score_by_converted(rows: Sequence[Row], width: int) -> str:
 def pareto(rows: Sequence[Row], width: int) -> str:
     """Draw mean score against decode speed relative to the teacher, with the frontier dotted.
 
-    Rows: model, label, score, standard_error, relative_speed, on_frontier, is_teacher.
+    Rows: model, label, score, standard_error, relative_speed, on_frontier, is_teacher; measure,
+    what the score is, where it is not the mean score.
     """
+    measure = str(rows[0].get("measure") or "mean score (share of problems solved)")
     plot = chart.Plot(
         46, 36, width - 66, 300 if width > 600 else 230,
         chart.around([_number(row, "relative_speed") for row in rows], pad=0.12),
@@ -125,7 +127,7 @@ def pareto(rows: Sequence[Row], width: int) -> str:
             pad=0.12,
         ),
     )  # fmt: skip
-    parts = chart.y_axis(plot, "mean score (share of problems solved)", units.tick_text)
+    parts = chart.y_axis(plot, measure, units.tick_text)
     parts += chart.x_axis(plot, "decode speed, teacher = 1", units.tick_text)
     frontier = sorted(
         (r for r in rows if r["on_frontier"]), key=lambda r: _number(r, "relative_speed")
