@@ -48,6 +48,7 @@ _NAMES = {
     "measure_importance": "hybridize.api",
     "merge": "hybridize.api",
     "open_run": "hybridize.api",
+    "quantize": "hybridize.pipeline.quantize",
     "read_layout": "hybridize.stages.convert",
     "run": "hybridize.api",
     "sft": "hybridize.api",

@@ -105,7 +105,7 @@ def show_json(value: Any) -> None:
 def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
     """List what a recipe asks for, in the few lines that are worth reading before a run."""
     from hybridize.core.quantities import short_count
-    from hybridize.core.suites import tell_evaluation
+    from hybridize.core.suites import tell_evaluation, tell_quantization
 
     students = " -> ".join(stage.name for stage in recipe.stages) or "none"
     tokens = sum(stage.tokens for stage in recipe.stages)
@@ -124,6 +124,7 @@ def list_facts(recipe: "Recipe", shape: "ModelShape") -> list[tuple[str, str]]:
     told = list(tell_evaluation(recipe))
     if len(told) > 1:
         facts += [("" if row else "evaluate", text) for row, text in enumerate(told)]
+    facts += [("quantize", text) for text in tell_quantization(recipe)]
     return facts
 
 

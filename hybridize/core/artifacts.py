@@ -91,6 +91,11 @@ class RunFolder:
         return self.path / "bench" / "bench.json"
 
     @property
+    def quantize(self) -> Path:
+        """Folder of the quantised files."""
+        return self.path / "quantize"
+
+    @property
     def report(self) -> Path:
         """Folder of the report."""
         return self.path / "report"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hybridize.core.catalog import did_you_mean, known_names, read_dictionary
 from hybridize.core.document import KeyPath
+from hybridize.core.exports import TARGETS
+from hybridize.core.gguf import QUANTS
 from hybridize.core.loss_weights import LossWeight
 from hybridize.core.machine import check_machine
 from hybridize.core.sections import Evaluate, Stage, Training
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 Problem = tuple[KeyPath, str]
 RESERVED = (
     *("teacher", "importance", "align", "plan", "eval", "sft", "merge", "bench", "export"),
-    "report",
+    *("quantize", "report"),
 )
 
 
@@ -32,6 +34,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_stages(recipe)
     yield from _check_sft(recipe)
     yield from _check_merge(recipe)
+    yield from _check_quantize(recipe)
     yield from _check_export(recipe)
     yield from check_machine(recipe)
 
@@ -259,6 +262,38 @@ def _check_sft(recipe: Recipe) -> Iterator[Problem]:
     yield from _check_training(("sft",), "sft", recipe.sft, recipe.sft.tokens, recipe)
 
 
+def _check_quantize(recipe: Recipe) -> Iterator[Problem]:
+    quantize = recipe.quantize
+    if quantize is None:
+        return
+    for i, name in enumerate(quantize.types):
+        path = ("quantize", "types", i)
+        if name not in QUANTS:
+            hint = did_you_mean(name, QUANTS)
+            yield path, f"{name!r} is not a type of weights. {hint}Known: {', '.join(QUANTS)}."
+        if name in quantize.types[:i]:
+            yield path, f"{name} is listed twice. Remove one of them."
+    yield from _check_made(recipe, "quantize", quantize.model)
+    held = TARGETS["gguf"].mixers
+    if quantize.model != "teacher" and recipe.mixer.kind not in held:
+        yield (
+            ("quantize", "model"),
+            f"quantize writes GGUF, which has {', '.join(held)} beside attention, but mixer.kind "
+            f"is {recipe.mixer.kind}. Remove the section quantize, or convert to {held[0]}.",
+        )
+
+
+def _check_made(recipe: Recipe, section: str, model: str | None) -> Iterator[Problem]:
+    """Refuse the name of a model that the recipe does not make."""
+    made = ["teacher", *(stage.name for stage in recipe.stages)]
+    made += [name for name in ("sft", "merge") if getattr(recipe, name)]
+    if model not in made:
+        yield (
+            (section, "model"),
+            f"{section} names {model!r}, which is not made. Models: {', '.join(made)}.",
+        )
+
+
 def _check_export(recipe: Recipe) -> Iterator[Problem]:
     export = recipe.export
     if export is None:
@@ -273,13 +308,7 @@ def _check_export(recipe: Recipe) -> Iterator[Problem]:
             )
         if name in export.formats[:i]:
             yield ("export", "formats", i), f"{name} is listed twice. Remove one of them."
-    made = ["teacher", *(stage.name for stage in recipe.stages)]
-    made += [name for name in ("sft", "merge") if getattr(recipe, name)]
-    if export.model not in made:
-        yield (
-            ("export", "model"),
-            f"export names {export.model!r}, which is not made. Models: {', '.join(made)}.",
-        )
+    yield from _check_made(recipe, "export", export.model)
 
 
 def _check_merge(recipe: Recipe) -> Iterator[Problem]:

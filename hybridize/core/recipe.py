@@ -22,6 +22,7 @@ from hybridize.core.sections import (
     Measurement,
     Merge,
     Mixer,
+    Quantize,
     Report,
     Sft,
     Stage,
@@ -65,6 +66,8 @@ class Recipe(Section):
     """Scores."""
     bench: Bench | None = None
     """Speed and memory."""
+    quantize: Quantize | None = None
+    """Fewer bits, and what they cost."""
     export: Export | None = None
     """Folders for other programs."""
     report: Report | None = None
@@ -125,8 +128,10 @@ class Recipe(Section):
             equal = 1 / len(self.merge.models)
             weights = (equal,) * len(self.merge.models)
             updates["merge"] = self.merge.model_copy(update={"weights": weights})
-        if self.export and self.export.model is None:
-            updates["export"] = self.export.model_copy(update={"model": self._last_model()})
+        for name in ("quantize", "export"):
+            section = getattr(self, name)
+            if section and section.model is None:
+                updates[name] = section.model_copy(update={"model": self._last_model()})
         updates["data"] = self._complete_data()
         recipe = self.model_copy(update=updates)
         recipe._document = document

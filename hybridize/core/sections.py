@@ -245,6 +245,21 @@ class Bench(Section):
     """Measurements of each point; their median counts."""
 
 
+class Quantize(Section):
+    """Files for llama.cpp in fewer bits, each held against the model as it is: quantize/<type>."""
+
+    types: Words
+    """Types of the weights: q8_0, q5_1, q5_0, q4_1, q4_0; where llama-quantize is installed also
+    q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q3_k_m, q2_k."""
+    model: Word | None = None
+    """Model to quantise; null means merge, or else sft, or else the last stage."""
+    tokens: Tokens = 32_768
+    """Held-out tokens that KL is measured on."""
+    problems: Count = 100
+    """Problems of each kind that every type answers in llama.cpp, where it is installed; they are
+    of the suite that `evaluate` scores by."""
+
+
 class Export(Section):
     """Folders for other programs, each verified before it counts as done: export/<format>."""
 

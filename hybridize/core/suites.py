@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hybridize.core.errors import MachineError
+from hybridize.core.quantities import short_count
 from hybridize.core.sources import Tasks
 
 if TYPE_CHECKING:
@@ -87,6 +88,16 @@ def tell_evaluation(recipe: "Recipe") -> Iterator[str]:
     if section.diagnose:
         read = " on held-out text" if own else ""
         yield f"{DIAGNOSIS}, layer by layer{read}: {students or 'no student'} beside teacher"
+
+
+def tell_quantization(recipe: "Recipe") -> Iterator[str]:
+    """Say, in a line, what is quantised to which types; nothing where nothing is."""
+    section = recipe.quantize
+    if section is not None:
+        yield (
+            f"{section.model} to {', '.join(section.types)}; KL on {short_count(section.tokens)} "
+            f"held-out tokens, {section.problems} problems of each kind in llama.cpp"
+        )
 
 
 def need_harness() -> None:

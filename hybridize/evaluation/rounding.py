@@ -62,8 +62,10 @@ def measure_rounding(
     sums: list[Tensor] = []
     counts: list[int] = []
     for row in rows:
-        found = torch.cat(list(_compare(whole, rounded, row)), dim=1)
         documents_N = row.segments_T[_counted_places(row) + 1]
+        if not len(documents_N):
+            continue
+        found = torch.cat(list(_compare(whole, rounded, row)), dim=1)
         for document in documents_N.unique():
             chosen_N = documents_N == document
             sums.append(found[:, chosen_N].sum(dim=1))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hybridize.pipeline.actions import Actions
     from hybridize.training.distributed import Calls
 
-GROUPS = ("importance", "plan", "eval", "report")
+GROUPS = ("importance", "plan", "eval", "quantize", "report")
 
 
 def open_street(recipe: Recipe, out: Path) -> Street:
@@ -118,6 +118,10 @@ def _need_packages(recipe: Recipe) -> None:
     find_trackers(recipe.track)
     if recipe.evaluate and any(name.startswith(HARNESS) for name in recipe.evaluate.suite):
         need_harness()
+    if recipe.quantize:
+        from hybridize.stages.quantize import check_types
+
+        check_types(recipe.quantize.types)
 
 
 def _prepare(

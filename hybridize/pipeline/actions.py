@@ -31,6 +31,7 @@ from hybridize.pipeline.export import export_model
 from hybridize.pipeline.measurements import measure_node
 from hybridize.pipeline.observer import Observer
 from hybridize.pipeline.outlook import Outlook
+from hybridize.pipeline.quantize import quantize_node
 from hybridize.pipeline.street import Node
 from hybridize.pipeline.sweep import sweep_node
 from hybridize.pipeline.training import Job, train, train_together
@@ -77,6 +78,8 @@ class Actions:
             return evaluate_node(self, node)
         if node.name == "merge/sweep":
             return sweep_node(self, node)
+        if kind == "quantize":
+            return quantize_node(self, node)
         if kind == "export":
             return export_model(self.recipe, self.model(node.needs[0]), node, self.folder)
         if kind in self._once:

@@ -12,7 +12,7 @@ from hybridize.core.plan import Plan, StagePlan
 from hybridize.core.quantities import short_bytes, short_count, short_flops, short_seconds
 from hybridize.core.recipe import Recipe
 from hybridize.core.sections import LeaveOneOut
-from hybridize.core.suites import tell_evaluation
+from hybridize.core.suites import tell_evaluation, tell_quantization
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.loading import load_outline
 from hybridize.surgery.apply import outline, plan_weights
@@ -93,6 +93,8 @@ class Outlook:
             blocks.append(self._sft_text(self.recipe.sft.start_from or "teacher"))
         if self.recipe.evaluate and stage is None:
             blocks.append("\n".join(["evaluate", *_indent(list(tell_evaluation(self.recipe)))]))
+        if self.recipe.quantize and stage is None:
+            blocks.append("\n".join(["quantize", *_indent(list(tell_quantization(self.recipe)))]))
         return "\n\n".join(blocks)
 
     def weight_map(self, stage: StagePlan) -> WeightMap:

@@ -49,7 +49,7 @@ class Node:
 
     name: str
     """`teacher`, `importance/leave_one_out`, `align`, `h6`, `eval/h6`, `eval/recall/h6`, `sft`,
-    `merge`, `merge/sweep`, `bench`, `export/stock`."""
+    `merge`, `merge/sweep`, `bench`, `quantize/q8_0`, `quantize/served`, `export/stock`."""
     folder: Path
     settings: Mapping[str, Any]
     """Everything that decides its result, under the names of the recipe."""
@@ -257,12 +257,44 @@ def _list_last(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> lis
         settings: dict[str, Any] = {"seed": recipe.seed, "bench": recipe.bench.model_dump()}
         needs = ("teacher", *(stage.name for stage in recipe.stages))
         nodes.append(Node("bench", run.bench.parent, settings, needs))
+    nodes += _list_quantised(recipe, run, common)
     for name in recipe.export.formats if recipe.export else ():
         assert recipe.export is not None and recipe.export.model is not None
         settings = {"export": {"format": name, "dtype": recipe.export.dtype}}
         folder = run.path / "export" / name
         nodes.append(Node(f"export/{name}", folder, settings, (recipe.export.model,)))
     return nodes
+
+
+def _list_quantised(recipe: Recipe, run: RunFolder, common: Mapping[str, Any]) -> list[Node]:
+    """List a node a type, and one that asks all of them in llama.cpp."""
+    section = recipe.quantize
+    if section is None:
+        return []
+    assert section.model is not None, "the recipe is complete"
+    nodes = [
+        Node(
+            f"quantize/{name}",
+            run.quantize / name,
+            {**common, "quantize": {"type": name, "tokens": section.tokens}},
+            (section.model,),
+        )
+        for name in section.types
+    ]
+    needs = (section.model, *(node.name for node in nodes))
+    asked = {"types": list(section.types), **ask_in_engine(recipe)}
+    return [*nodes, Node("quantize/served", run.quantize / "served", {"quantize": asked}, needs)]
+
+
+def ask_in_engine(recipe: Recipe) -> dict[str, Any]:
+    """Return what every quantised file is asked, by the names of `ServedSettings`."""
+    assert recipe.quantize is not None, "only what is quantised is asked"
+    asking = recipe.evaluate or Evaluate()
+    return {
+        "suite": scoring_suite(asking) or "tasks",
+        "problems": recipe.quantize.problems,
+        "max_new_tokens": asking.max_new_tokens,
+    }
 
 
 def _list_evaluation(recipe: Recipe, run: RunFolder, model: str) -> list[Node]:

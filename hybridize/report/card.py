@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hybridize.core.layout import explain_letters
 from hybridize.report import rows, units
 from hybridize.report.models import (
     ModelFacts,
@@ -15,6 +16,7 @@ from hybridize.report.models import (
     score_share,
     stated_context,
 )
+from hybridize.report.quantization import describe_quantization, quantization_table
 from hybridize.report.run_data import RunData, read_run
 from hybridize.report.tables import Cell, Column, Row, Table, to_markdown
 
@@ -41,6 +43,7 @@ def model_card(run_folder: Path | str, node: str) -> str:
         _scores(model, teacher),
         "## Speed",
         _speed(run, model, teacher),
+        *_quantised(run, model),
         "## How to load",
         _loading(run, model),
         "## Training",
@@ -137,7 +140,7 @@ def _layout(model: ModelFacts) -> str:
     converted = " ".join(str(layer) for layer in model.layout.converted) or "none"
     return (
         f"```\n{model.layout}\n```\n\n"
-        "A letter per layer, counted from 0: A is attention, M is Mamba-2, m is Mamba-1. "
+        f"A letter per layer, counted from 0: {explain_letters([model.layout])}. "
         f"Converted layers: {converted}."
     )
 
@@ -196,6 +199,15 @@ def _speed(run: RunData, model: ModelFacts, teacher: ModelFacts) -> str:
         if bench.get(key) is not None
     )
     return f"Load: {load}.\n\n{to_markdown(Table('speed', 'Speed', columns, found))}"
+
+
+def _quantised(run: RunData, model: ModelFacts) -> list[str]:
+    """Tell of the quantised files of this model, if there are any."""
+    found = run.quantised
+    if found is None or found["model"] != model.name:
+        return []
+    words, table = describe_quantization(found), to_markdown(quantization_table(found))
+    return ["## In fewer bits", f"{words}\n\n{table}"]
 
 
 def _loading(run: RunData, model: ModelFacts) -> str:

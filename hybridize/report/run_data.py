@@ -49,6 +49,8 @@ class RunData:
     suites: Mapping[str, Mapping[str, Json]]
     """Suite (`recall`, `agreement`, `diagnosis`, `full`) -> model name -> what was found."""
     bench: Json | None
+    quantised: Json | None
+    """What `quantize/quantize.json` holds: the unquantised model and each type."""
     exports: Mapping[str, Json]
     """Folder in `export/` -> what `verification.json` says."""
     recipe: str | None
@@ -103,6 +105,7 @@ def read_run(path: Path | str) -> RunData:
             stages=[stage.name.partition("-")[2] for stage in stages],
         ),
         bench=reader.json(folder.bench, ("models",)),
+        quantised=reader.json(folder.quantize / "quantize.json", ("rows", "settings")),
         exports={
             file.parent.name: found
             for file in sorted(folder.path.glob("export/*/verification.json"))

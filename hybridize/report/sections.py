@@ -1,6 +1,7 @@
 """The report of one run: which tables and figures stand where, and the words between them."""
 
 from hybridize.core.importance import Importance
+from hybridize.core.layout import explain_letters
 from hybridize.report import (
     answers,
     rows,
@@ -30,6 +31,7 @@ from hybridize.report.models import (
     stated_context,
     verdict_of,
 )
+from hybridize.report.quantization import quantization
 from hybridize.report.run_data import RunData
 from hybridize.report.sections_suites import beside_the_teacher, long_context
 from hybridize.report.tables import Table
@@ -50,6 +52,7 @@ def run_report(run: RunData) -> Report:
             Section("likelihood", "Likelihood beside generated answers", _likelihood(run)),
             Section("speed", "Speed and memory", _speed(run)),
             Section("merge", "Merge", _merge(run)),
+            Section("quantize", "Quantization", quantization(run)),
             Section("exports", "Exports", _exports(run)),
             Section("cost", "Cost and reproduction", _cost(run)),
         ),
@@ -81,9 +84,10 @@ def _strips(run: RunData) -> tuple[Block, ...]:
     if not table.rows:
         return (Missing("No layout is known yet: teacher.json and plan.json are not there."),)
     planned = any(row["state"] != "done" for row in table.rows)
+    letters = explain_letters(model.layout for model in list_models(run) if model.layout)
     caption = (
-        "A row per model, a cell per layer, counted from 0: A is attention, M is Mamba-2, "
-        "m is Mamba-1; an outline marks the layers converted in that stage."
+        f"A row per model, a cell per layer, counted from 0: {letters}; "
+        "an outline marks the layers converted in that stage."
     )
     if planned:
         caption += " Pale rows are planned and not trained yet."
@@ -96,7 +100,7 @@ def _pareto(run: RunData) -> tuple[Block, ...]:
         return (
             Missing(
                 "Score against speed is not there yet: "
-                "it needs eval/ and bench/ of the teacher and of a student."
+                "it needs eval/ (scores, or agreement) and bench/ of the teacher and of a student."
             ),
         )
     caption = (

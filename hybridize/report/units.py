@@ -27,8 +27,11 @@ def tick_text(value: float) -> str:
 
 def error_text(error: float, value: float) -> str:
     """Write a standard error with the decimals that `three_digits` gives its value."""
-    decimals = 3 if value == 0 else len(three_digits(value).partition(".")[2])
-    return f"{error:,.{min(decimals, 4)}f}"
+    text = three_digits(value)
+    if "e" in text:
+        return f"{error:.1e}"
+    decimals = 3 if value == 0 else len(text.partition(".")[2])
+    return f"{error:,.{min(decimals, 6)}f}"
 
 
 def count_text(value: float) -> str:

@@ -98,6 +98,19 @@ class Quantised:
     """Why scores and speed are not measured."""
     versions: Mapping[str, str]
 
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}  {self.layout}",
+            f"{'type':<12}{'size':>10}  {'KL, nats per token':<22}{'same top':>9}  "
+            f"{'score':<16}{'difference':<17}tok/s",
+        ]
+        lines += [_tell_row(row) for row in self.rows]
+        if self.not_served is not None:
+            lines.append(f"scores and speed are not measured: {self.not_served}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
 
 def check_types(types: Sequence[str]) -> None:
     """Check that all types are known, and what makes them is installed.
@@ -228,6 +241,22 @@ def compare(
     )
     write_json(out / TABLE, table)
     return table
+
+
+def _tell_row(row: Mapping[str, Any]) -> str:
+    kl = _with_error(row["kl"], row.get("kl_error"), ".2e", ".0e")
+    line = f"{row['type']:<12}{short_bytes(row['bytes']):>10}  {kl:<22}{row['top1']:>9.2%}  "
+    if "accuracy" in row:
+        line += f"{_with_error(row['accuracy'], row['standard_error'], '.3f', '.3f'):<16}"
+        line += f"{_with_error(row['difference'], row['difference_error'], '+.3f', '.3f'):<17}"
+        line += f"{row['decode_tokens_per_second']:.0f}"
+    return line.rstrip()
+
+
+def _with_error(value: float | None, error: float | None, form: str, error_form: str) -> str:
+    if value is None:
+        return ""
+    return format(value, form) + ("" if error is None else f" ± {format(error, error_form)}")
 
 
 def tell(quality: Quality) -> str:

@@ -34,6 +34,7 @@ OPTIONS = {
     ],
     "diagnose": ["--teacher", "--tokens", "--problems", "--text", "--out", "--device", "--json"],
     "export": ["--format", "--dtype", "--verify"],
+    "quantize": ["--out", "--types", "--set", "--device", "--json"],
     "consolidate": [],
     "bench": [
         *("--prompt-tokens", "--output-tokens", "--batch"),
