@@ -24,9 +24,10 @@ from hybridize.models import documents as packed
 from hybridize.models.cache import HybridCache
 from hybridize.models.documents import Documents
 from hybridize.models.families import Family, find_family
-from hybridize.models.fused import fused_mlp, fused_norm
+from hybridize.models.fused import attend_packed, fused_mlp, fused_norm
 from hybridize.models.head import OutputHead
 from hybridize.models.mixers import Mixer, MixerContext, MixerShape, build_mixer
+from hybridize.ops.packed_attention.documents import group_documents
 
 
 class HybridConfig(PreTrainedConfig):
@@ -131,13 +132,7 @@ class HybridLayer(nn.Module):
         if hasattr(self, "mixer"):
             return self.mixer(normed_BTD, ctx)
         if ctx.documents is not None and self.window is None:
-            with packed.attending_apart(self.self_attn.config):
-                return self.self_attn(
-                    hidden_states=normed_BTD,
-                    position_embeddings=ctx.rope,
-                    attention_mask=None,
-                    documents=ctx.documents,
-                )[0]
+            return attend_packed(self.self_attn, normed_BTD, ctx)
         return self.self_attn(
             hidden_states=normed_BTD,
             position_embeddings=ctx.rope,
@@ -331,7 +326,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         )
 
     def _find_documents(self, hidden_BTD: Tensor, segments_BT: Tensor) -> Documents:
-        groups = packed.group_documents(segments_BT)
+        groups = group_documents(segments_BT)
         positions_1L = torch.arange(groups.longest, device=hidden_BTD.device)[None]
         return Documents(groups, self.model.rotary_emb(hidden_BTD, position_ids=positions_1L))
 

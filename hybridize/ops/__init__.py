@@ -15,6 +15,7 @@ from hybridize.ops.gated_norm import gated_norm
 from hybridize.ops.gated_unit import gated_unit
 from hybridize.ops.mamba1_step import mamba1_step
 from hybridize.ops.mamba2_step import mamba2_step
+from hybridize.ops.packed_attention import packed_attention
 from hybridize.ops.selective_scan import selective_scan
 from hybridize.ops.ssd import ssd
 
@@ -26,6 +27,7 @@ __all__ = [
     "gated_unit",
     "mamba1_step",
     "mamba2_step",
+    "packed_attention",
     "selective_scan",
     "ssd",
 ]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybridize.ops import forms
+from hybridize.ops.packed_attention.documents import DocumentGroups, group_documents
 
 ROWS, TOKENS = 2, 70
 ALLOWED = 1e-4
@@ -80,6 +81,10 @@ def _gated_unit(generator: torch.Generator) -> list[Tensor]:
     return list(_draw(generator, 2, ROWS, TOKENS, 40).unbind())
 
 
+def _packed_attention(generator: torch.Generator) -> list[Tensor]:
+    return [_draw(generator, ROWS * TOKENS, heads, 20) for heads in (4, 2, 2)]
+
+
 def _mamba1_step(generator: torch.Generator) -> list[Tensor]:
     projected_BI, dt_BE = _draw(generator, ROWS, 2 * 40 + 2 * 20), _draw(generator, ROWS, 40)
     weight_EK, A_log_EN = _draw(generator, 40, 4), _draw(generator, 40, 5)
@@ -116,6 +121,11 @@ def _count_groups(generator: torch.Generator) -> dict[str, Any]:
     return {"num_groups": 2, "eps": 1e-5}
 
 
+def _find_documents(generator: torch.Generator) -> dict[str, Any]:
+    documents = group_documents(_mark_documents(generator)["segments_BT"])
+    return {"documents": documents, "scale": 0.2, "rope": tuple(_draw(generator, 2, TOKENS, 20))}
+
+
 def _give_nothing(generator: torch.Generator) -> dict[str, Any]:
     return {}
 
@@ -145,7 +155,9 @@ def _continue_delta(generator: torch.Generator) -> dict[str, Any]:
 
 
 def _move(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+    if isinstance(value, tuple):
+        return tuple(_move(each, device) for each in value)
+    return value.to(device) if isinstance(value, Tensor | DocumentGroups) else value
 
 
 EXAMPLES = {
@@ -156,6 +168,7 @@ EXAMPLES = {
     "gated_unit": _gated_unit,
     "mamba1_step": _mamba1_step,
     "mamba2_step": _mamba2_step,
+    "packed_attention": _packed_attention,
     "selective_scan": _selective_scan,
     "ssd": _ssd,
 }
@@ -166,5 +179,6 @@ OPTIONS = {
     "gated_unit": _give_nothing,
     "mamba1_step": _continue_mamba1,
     "mamba2_step": _continue_mamba2,
+    "packed_attention": _find_documents,
 }
 """Operator -> function that draws its other arguments; of those left out, segments."""

@@ -38,3 +38,31 @@ def test_under_autocast_the_gate_stays_in_its_precision() -> None:
         found, wanted = (student.hidden(tokens(), given) for given in (ONE_DOCUMENT, None))
     assert found.dtype == wanted.dtype
     assert_close(found.float(), wanted.float(), 0.02)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_packed_documents_train_on_the_numbers_of_each_alone(family: str) -> None:
+    student = as_student(tiny_teacher(family))
+    ids, cut = tokens(), tokens().shape[1] // 3
+    segments = torch.ones_like(ids)
+    segments[:, cut:] = 2
+    packed = student.hidden(ids, segments)
+    alone = [student.hidden(part) for part in (ids[:, :cut], ids[:, cut:])]
+    below = [p for name, p in student.named_parameters() if "lm_head" not in name]
+    results = [
+        [hidden, *torch.autograd.grad(hidden.sin().sum(), below)]
+        for hidden in (packed, torch.cat(alone, dim=1))
+    ]
+    for found, wanted in zip(*results, strict=True):
+        assert_close(found, wanted, 1e-5)
+
+
+def test_attention_with_dropout_drops() -> None:
+    student = as_student(tiny_teacher()).train()
+    segments = torch.ones_like(tokens())
+    segments[:, 3:] = 2
+    whole = student.hidden(tokens(), segments)
+    for layer in student.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    assert not torch.equal(student.hidden(tokens(), segments), whole)
+    assert torch.equal(student.eval().hidden(tokens(), segments), whole)
