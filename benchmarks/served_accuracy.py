@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybridize.cli.serve import find_model, name_model
+from hybridize.cli.options import name_model
+from hybridize.cli.serve import find_model
 from hybridize.core.artifacts import read_json
 from hybridize.engines import ServeSettings, find_engine, serving
 from hybridize.engines.choose import choose_engine

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridize.cli.options import WHERE, DeviceOption, JsonOption, say, show, show_json
-from hybridize.cli.serve import find_model, name_model
+from hybridize.cli.options import WHERE, DeviceOption, JsonOption, name_model, say, show, show_json
+from hybridize.cli.serve import find_model
 from hybridize.core.errors import RecipeError
 
 if TYPE_CHECKING:

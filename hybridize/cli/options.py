@@ -135,3 +135,13 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def name_model(model: str) -> str:
+    """Return how a model is called: after its folder or file, or its stage in a run's folder."""
+    path = Path(model).absolute()
+    if path.name != "model":
+        return path.stem if path.suffix == ".gguf" else path.name
+    stage = path.parent
+    is_numbered = stage.parent.name == "stages" and stage.name[:2].isdigit()
+    return stage.name[3:] if is_numbered else stage.name

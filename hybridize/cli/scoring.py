@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hybridize.cli.options import say
+from hybridize.cli.options import name_model, say
 from hybridize.core.artifacts import write_text
 from hybridize.core.catalog import did_you_mean, known_names
 from hybridize.core.errors import RecipeError
@@ -55,7 +55,7 @@ def load_subjects(models: Sequence[str], *, stock: bool, device: str | None) -> 
     """
     from hybridize.stages.evaluate import load_subject
 
-    names = [name_of(model) for model in models]
+    names = [name_model(model) for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(
@@ -65,15 +65,6 @@ def load_subjects(models: Sequence[str], *, stock: bool, device: str | None) -> 
         load_subject(model, name=name, stock=stock, device=device)
         for model, name in zip(models, names, strict=True)
     ]
-
-
-def name_of(model: str) -> str:
-    """Return how tables call a model: after its folder, or after its stage in a run's folder."""
-    folder = Path(model)
-    if folder.name != "model":
-        return folder.name
-    stage = folder.parent.name
-    return stage[3:] if folder.parent.parent.name == "stages" and stage[:2].isdigit() else stage
 
 
 def connect(url: str, model: str | None, tokenizer: str | None) -> "Subject":
@@ -167,7 +158,7 @@ def run_diagnosis(
     from hybridize.evaluation.subjects import InProcess
     from hybridize.stages import diagnose
 
-    student = api.load_model(model, name=name_of(model), device=device)
+    student = api.load_model(model, name=name_model(model), device=device)
     other = None if teacher is None else api.load_teacher(teacher, device=device)
     settings = diagnose.DiagnoseSettings(tokens=parse_tokens(tokens), problems=problems)
     rows = text and _open(text, InProcess.of(student))

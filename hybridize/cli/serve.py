@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridize.cli.options import MACHINE, WHERE, ModelArgument, complain, say, show
+from hybridize.cli.options import MACHINE, WHERE, ModelArgument, complain, name_model, say, show
 from hybridize.core.errors import HybridizeError
 
 if TYPE_CHECKING:
@@ -96,14 +96,6 @@ def find_model(model: str) -> Path:
     from hybridize.models.folders import find_folder
 
     return find_folder(model)
-
-
-def name_model(model: str) -> str:
-    """Return what requests call a model: the name of its folder or file."""
-    path = Path(model)
-    if path.name == "model":
-        return path.resolve().parent.name
-    return path.stem if path.suffix == ".gguf" else path.resolve().name
 
 
 def _explain(choice: "Choice") -> None:

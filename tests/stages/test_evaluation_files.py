@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from hybridize import tasks
 from hybridize.api import load_text
 from hybridize.cli.app import app
-from hybridize.cli.scoring import name_of
+from hybridize.cli.options import name_model
 from hybridize.core.artifacts import read_json
 from hybridize.core.catalog import known_names
 from hybridize.core.errors import ModelError, RecipeError
@@ -146,10 +146,15 @@ def test_a_class_only_transformers_knows_is_stock(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("out/h2", "h2"), ("runs/a/stages/04-h10/model", "h10"), ("runs/a/merge/model", "merge")],
+    [
+        ("out/h2", "h2"),
+        ("runs/a/stages/04-h10/model", "h10"),
+        ("runs/a/merge/model", "merge"),
+        ("out/q4.gguf", "q4"),
+    ],
 )
 def test_a_model_is_called_after_its_stage(folder, name):
-    assert name_of(folder) == name
+    assert name_model(folder) == name
 
 
 def call(*arguments, code=0):
