@@ -4,7 +4,7 @@ Legend: T tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from hybridize.core.errors import ModelError
-from hybridize.evaluation.diagnosis import Document
+from hybridize.evaluation.diagnosis import TOKENS_AT_ONCE, Document
+from hybridize.models.hybrid import HybridForCausalLM
 
-TOKENS_AT_ONCE = 256
-"""Logits that are compared at a time, for the sake of memory."""
+Logits = Callable[[slice], Tensor]
+"""From places of a document to their logits (T, V)."""
 FIRST_EDGE = 16
 ENTROPY_EDGES = (0.01, 0.1, 1.0, 2.0, math.inf)
 """Places are grouped by the least of these that the teacher's entropy (nats) stays below."""
@@ -60,8 +61,7 @@ def measure_agreement(teacher: Any, student: Any, documents: Iterable[Document])
     for document in documents:
         ids_1T = torch.tensor([list(document.ids)])
         values_4T = _compare(
-            teacher(input_ids=ids_1T.to(teacher.device)).logits[0, :-1].cpu(),
-            student(input_ids=ids_1T.to(student.device)).logits[0, :-1].cpu(),
+            _find_logits(teacher, ids_1T), _find_logits(student, ids_1T), ids_1T.shape[1] - 1
         )
         places_T = torch.arange(values_4T.shape[1])  # nothing follows the last token
         for key, chosen_T in _groups(places_T, values_4T[3], document.prompt_tokens).items():
@@ -73,18 +73,29 @@ def measure_agreement(teacher: Any, student: Any, documents: Iterable[Document])
     return [_mean(key, sums[key]) for key in order]
 
 
-def _compare(teacher_TV: Tensor, student_TV: Tensor) -> Tensor:
+def _find_logits(network: Any, ids_1T: Tensor) -> Logits:
+    """Read a document; a class of ours makes the logits of those places alone that are asked."""
+    ids_1T = ids_1T.to(network.device)
+    if isinstance(network, HybridForCausalLM):
+        hidden_TD = network.hidden(ids_1T)[0]
+        return lambda places: network.lm_head(hidden_TD[places])
+    logits_TV = network(input_ids=ids_1T).logits[0]
+    return lambda places: logits_TV[places]
+
+
+def _compare(teacher: Logits, student: Logits, num_places: int) -> Tensor:
     """Return forward KL, reverse KL, whether the top token is the same, the teacher's entropy."""
-    if teacher_TV.shape != student_TV.shape:
-        raise ModelError(
-            f"the models have vocabularies of {teacher_TV.shape[-1]} and {student_TV.shape[-1]} "
-            "tokens. Compare a student with its own teacher."
-        )
     parts = []
-    for first in range(0, len(teacher_TV), TOKENS_AT_ONCE):
-        rows = slice(first, first + TOKENS_AT_ONCE)
-        p_TV = teacher_TV[rows].double().log_softmax(-1)
-        q_TV = student_TV[rows].double().log_softmax(-1)
+    for first in range(0, num_places, TOKENS_AT_ONCE):
+        places = slice(first, min(first + TOKENS_AT_ONCE, num_places))
+        p_TV, q_TV = (
+            logits(places).cpu().double().log_softmax(-1) for logits in (teacher, student)
+        )
+        if p_TV.shape != q_TV.shape:
+            raise ModelError(
+                f"the models have vocabularies of {p_TV.shape[-1]} and {q_TV.shape[-1]} tokens. "
+                "Compare a student with its own teacher."
+            )
         gap_TV = p_TV - q_TV
         same_T = (p_TV.argmax(-1) == q_TV.argmax(-1)).double()
         forward_T, reverse_T = (p_TV.exp() * gap_TV).sum(-1), -(q_TV.exp() * gap_TV).sum(-1)

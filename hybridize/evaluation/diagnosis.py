@@ -15,6 +15,8 @@ from torch import Tensor
 from hybridize.evaluation.memory import Memory, describe_memory, find_decay_rates
 from hybridize.models.hybrid import HybridForCausalLM, without
 
+TOKENS_AT_ONCE = 256
+"""Places whose logits are there at a time, for the sake of memory."""
 EDGES = (16, 64, 256, 1024, 4096, 16_384)
 """Positions are grouped by the smallest of these that lies above them."""
 
@@ -192,10 +194,12 @@ def _loss(student: HybridForCausalLM, documents: Sequence[Document]) -> float:
     total, count = 0.0, 0
     for document in documents:
         ids_1T = torch.tensor([list(document.ids)], device=student.device)
-        hidden_1TD = student.hidden(ids_1T)[:, document.prompt_tokens - 1 : -1]
-        logits_TV = student.lm_head(hidden_1TD)[0].float()
+        hidden_TD = student.hidden(ids_1T)[0, document.prompt_tokens - 1 : -1]
         targets_T = ids_1T[0, document.prompt_tokens :]
-        total += F.cross_entropy(logits_TV, targets_T, reduction="sum").item()
+        parts = zip(hidden_TD.split(TOKENS_AT_ONCE), targets_T.split(TOKENS_AT_ONCE), strict=True)
+        for part_TD, part_T in parts:
+            logits_TV = student.lm_head(part_TD).float()
+            total += F.cross_entropy(logits_TV, part_T, reduction="sum").item()
         count += len(targets_T)
     return total / max(1, count)
 

@@ -135,6 +135,19 @@ def test_agreement_is_that_of_a_direct_computation():
     assert sum(parts) == 30
 
 
+def test_a_long_document_never_has_all_its_logits_at_once():
+    stock = tiny_teacher()
+    teacher, student = (as_student(tiny_teacher(seed=seed)) for seed in (0, 1))
+    places = []
+    student.lm_head.register_forward_hook(lambda head, given, made: places.append(len(made)))
+    document = Document(tokens(1, 300)[0].tolist(), 5)
+    found = measure_agreement(teacher, student, [document])
+    measure_contributions(student, [document])
+    assert sum(places[:2]) == 299 and max(places) <= 256
+    for one, other in zip(measure_agreement(stock, student, [document]), found, strict=True):
+        assert one.reverse_kl == pytest.approx(other.reverse_kl, rel=1e-5)
+
+
 def test_a_model_agrees_with_itself_and_not_with_another_vocabulary():
     model, other = (as_student(tiny_teacher(vocab=vocab)) for vocab in (64, 80))
     document = Document(tokens(1, 10)[0].tolist(), 3)
