@@ -33,11 +33,7 @@ MADE_QUANTS = {
 QUANTS = (*WRITTEN_QUANTS, *MADE_QUANTS)
 """All of them, the finest of each kind first."""
 FINE = "Q8_0"
+"""Type of the matrices that are kept."""
 KEPT_FINE = ("token_embd", "output", "attn_q", "attn_k", "attn_v", "attn_output")
-"""Matrices that stay `FINE` in every smaller type, by the beginning of llama.cpp's name for them
-inside a layer: see docs/quantization.md for what each costs and saves."""
-
-
-def is_quantised(dtype: str | None) -> bool:
-    """Tell whether a type of weights is a quantised one."""
-    return dtype in QUANTS
+"""Matrices that stay `FINE` in every smaller type, by llama.cpp's name for them inside a layer; see
+docs/quantization.md for what that costs and saves."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hybridize.core.artifacts import plain, write_json
 from hybridize.core.errors import MachineError
+from hybridize.core.gguf import QUANTS
 from hybridize.core.quantities import short_bytes
 from hybridize.core.shape import ModelShape
 from hybridize.engines import Client, Engine, Server, ServeSettings, find_engine, serving
@@ -25,7 +26,7 @@ STEPS_ALL_ROWS = ("hybridize",)
 """Engines that compute as many rows as they may serve, however few there are: started anew for
 each number of requests at once."""
 WARM_UP = Load(input_tokens=16, output_tokens=8)
-KEPT_IN = {"q8_0": "float16"}
+KEPT_IN = dict.fromkeys(QUANTS, "float16")
 """Type of weights that is no type to compute in -> the type keys and activations have."""
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -42,7 +43,7 @@ class EngineBenchSettings:
     repeats: int = 3
     """Measurements of each point; the median of each number is reported."""
     dtype: str = "float32"
-    """Of the weights: float32, bfloat16, float16, and for llama.cpp q8_0."""
+    """Of the weights: float32, bfloat16, float16, and for llama.cpp a quantised type."""
     threads: int | None = None
     """Processor threads of the engine; None is its own choice."""
     seed: int = 0

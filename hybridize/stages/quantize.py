@@ -5,10 +5,10 @@ file's blocks hold, so that it needs no engine and is of the rounded weights alo
 are llama.cpp's, which rounds activations as well.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hybridize import tasks
@@ -215,13 +215,16 @@ def compare(
         RecipeError: the suite is not known, or asks nothing.
     """
     found = [Quality(**read_json(out / name / QUALITY)) for name in settings.types]
-    with TemporaryDirectory(dir=out, prefix=".whole-") as temporary:
-        whole = Path(temporary) / UNQUANTISED
-        with whole_folder(whole) as fresh:
-            gguf.write(model, fresh, None)
+    # Under one name, so that what a killed process leaves is replaced.
+    whole = out / f".{UNQUANTISED}"
+    with whole_folder(whole) as fresh:
+        gguf.write(model, fresh, None)
+    try:
         folders = {UNQUANTISED: whole, **{name: out / name for name in settings.types}}
         served = serve_all(folders, model.tokenizer, settings.served, say=say)
         size = (whole / gguf.FILE).stat().st_size
+    finally:
+        shutil.rmtree(whole)
     why = served if isinstance(served, str) else None
     answered = {} if isinstance(served, str) else served
     unchanged = {"type": UNQUANTISED, "bytes": size, "kl": 0.0, "top1": 1.0}
