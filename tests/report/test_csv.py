@@ -15,7 +15,8 @@ NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 FORMS = (
     str, units.three_digits, units.count_text, units.tokens_text, units.bytes_text,
     units.seconds_text, units.ratio_text, lambda x: f"{x:,.0f}", lambda x: f"{x:.1f}",
-    lambda x: f"{x:.2f}", lambda x: f"{x:.3f}", lambda x: f"{x:.4f}",
+    lambda x: f"{x:.2f}", lambda x: f"{x:.3f}", lambda x: f"{x:.4f}", lambda x: f"{x:.5f}",
+    lambda x: f"{x:.6f}", lambda x: f"{x:.1e}",
 )  # fmt: skip
 
 
