@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 full: $(INSTALLED)
 	$(BIN)/hybridize run tiny-full
 
-# About two hours of two cores from nothing; results that docs/evidence/runs holds are kept.
+# About two and a half hours of two cores from nothing; results that docs/evidence/runs holds are kept.
 evidence: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence run --processes 2
 	$(BIN)/python -m benchmarks.evidence page

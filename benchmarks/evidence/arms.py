@@ -70,6 +70,10 @@ ARMS: dict[str, Arm] = {
     "calibrated": replace(BASE, calibrated=True),
 }
 
+LONG = ("base", "staged", "reverse_kl", "forward_kl")
+"""Arms of claims that may turn with the budget: they are run with three times the tokens too."""
+ARMS |= {f"{name}_long": replace(ARMS[name], tokens=3 * BASE.tokens) for name in LONG}
+
 SFT_TOKENS = 61_440
 MERGE_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Share of the fine-tuned model in the merge; the rest is the model it started from."""

@@ -58,6 +58,36 @@ CLAIMS: tuple[Claim, ...] = (
         ),
     ),
     Claim(
+        name="staged_long",
+        words="Three stages beat converting all at once with three times the tokens.",
+        better="staged_long",
+        worse="base_long",
+        guess=(
+            "Each stage now has the tokens that `base` has in all, and still the seventh layer is "
+            "what costs: a third of them is left for it. Budgets that grow with the stages were "
+            "not tried here."
+        ),
+    ),
+    Claim(
+        name="forward_kl_long",
+        words="Reverse KL beats forward KL with three times the tokens.",
+        better="reverse_kl_long",
+        worse="forward_kl_long",
+        metric="accuracy",
+        guess=(
+            "The gap grows: forward KL is ahead even in reverse KL. Nothing is forgotten here "
+            "that it would have to cover, as the teacher is nearly certain of most tokens."
+        ),
+    ),
+    Claim(
+        name="pure_long",
+        words="Reverse KL alone beats the mixture with three times the tokens.",
+        better="reverse_kl_long",
+        worse="base_long",
+        metric="accuracy",
+        guess=("As with fewer tokens, and now beyond chance."),
+    ),
+    Claim(
         name="js",
         words="Reverse KL beats Jensen-Shannon.",
         better="reverse_kl",
