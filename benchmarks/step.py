@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 TEACHER = ROOT / "hybridize" / "assets" / "teacher"
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
-    "attention": ("aten::_scaled_dot_product",),
+    "attention": ("_Attention", "aten::_scaled_dot_product"),
     "recurrence of the mixer": ("_Ssd", "_Scan", "_GatedDeltaRule"),
     "convolution of the mixer": ("_Conv",),
     "norms": ("_Norm", "aten::pow", "aten::rsqrt", "aten::mean", "aten::div"),
