@@ -55,7 +55,8 @@ def serve(
     from hybridize.engines.server import serving
 
     settings, folder = read_settings(), find_model(model)
-    config = read_config(folder) if folder.is_dir() else {}
+    is_gguf = folder.is_file() or any(folder.glob("*.gguf"))
+    config = {} if is_gguf else read_config(folder)
     tokens = None if context_tokens is None else parse_tokens(context_tokens)
     _warn_of_context(config, tokens)
     kept = dtype or str(config.get("dtype") or config.get("torch_dtype") or "float32")

@@ -33,9 +33,11 @@ def test_each_type_gets_a_folder_and_the_table_is_printed(call, small, tmp_path)
     assert names == ["q4_0", "q8_0", "quantize.csv", "quantize.json", "quantize.md"]
 
 
-def test_the_table_can_be_json(call, small):
+def test_the_table_can_be_json_and_a_folder_is_taken_by_serve(call, small):
     out, _ = call("quantize", small, "--types", "q8_0", "--out", "out", "--json", *SET)
     assert [row["type"] for row in json.loads(out)["rows"]] == ["unquantised", "q8_0"]
+    _, err = call("serve", "out/q8_0", "--engine", "llama.cpp", code=3)
+    assert "llama.cpp is not installed" in err
 
 
 def test_an_unknown_type_is_refused_before_anything_is_loaded(call, tmp_path):
