@@ -34,6 +34,7 @@ from hybridize.exports.verify import Check, ask_engine, why_unchecked
 from hybridize.models.hybrid import HybridForCausalLM
 from hybridize.models.model import Model
 from hybridize.training.data import TokenSource
+from hybridize.training.objectives import rows_to_measure
 
 QUALITY, TABLE = "quality.json", "quantize.json"
 FORMAT, ENGINE = "gguf", "llama.cpp"
@@ -292,8 +293,5 @@ def _ask(model: Model, rounded: HybridForCausalLM, folder: Path) -> Check | str:
 
 
 def _read(heldout: TokenSource, tokens: int) -> Iterator[Row]:
-    """Yield the held-out rows of so many tokens; a source that ends is gone through once."""
-    num_rows = max(1, tokens // heldout.sequence_length)
-    if heldout.rows_per_pass is not None:
-        num_rows = min(num_rows, heldout.rows_per_pass)
-    return (heldout.row(index) for index in range(num_rows))
+    """Yield the held-out rows of so many tokens."""
+    return (heldout.row(index) for index in range(rows_to_measure(heldout, tokens)))
