@@ -168,16 +168,15 @@ def _path(run: RunData, name: str) -> list[str]:
 
 
 def _lost(run: RunData, model: ModelFacts) -> str:
-    share, agreed = score_share(model, list_models(run)[0]), agreement_words(run, model)
+    share = score_share(model, list_models(run)[0])
     if share is None:
-        told = agreed or "not evaluated beside the teacher"
+        told = agreement_words(run, model) or "not evaluated beside the teacher"
         return told + _other_suites(run, model) + _forgotten(run, model)
     words = f"{units.ratio_text(share[0])} ± {share[1]:.2f} of the score is kept"
     table = rows_scores.score_bars_table(run, model)
     worse = [row for row in table.rows if row["significant"]] if table else []
     lost = [f"{row['kind']} by {_loss(row):.2f}" for row in worse]
     words += f"; worse: {', '.join(lost)}" if lost else "; no kind is worse beyond chance"
-    words += f"; {agreed}" if agreed else ""
     return words + _other_suites(run, model) + _forgotten(run, model)
 
 
