@@ -19,7 +19,7 @@ class Claim:
     """What decides: the divergence from the teacher, or, where that would favour a side, the
     accuracy of generated answers."""
     of_paper: bool = True
-    """Whether Apriel-H1 says so; else it is a question that the issue left open."""
+    """Whether Apriel-H1 says so; else it is a question of our own."""
     guess: str = ""
     """Why it does not hold, shown where it does not."""
 
